@@ -1,0 +1,38 @@
+"""linzoo: a plugin-based model zoo and conversion toolkit for LinFusion.
+
+The public functions are imported on first use, so that ``import linzoo`` costs nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from linzoo._version import __version__
+from linzoo.errors import LinzooError
+
+if TYPE_CHECKING:
+    from linzoo.attention.handle import Handle, load
+    from linzoo.checkpoints.inspection import inspect
+    from linzoo.init.convert import convert
+    from linzoo.registry import build_registry
+
+_PUBLIC = {
+    "Handle": "linzoo.attention.handle",
+    "build_registry": "linzoo.registry",
+    "convert": "linzoo.init.convert",
+    "inspect": "linzoo.checkpoints.inspection",
+    "load": "linzoo.attention.handle",
+}
+
+__all__ = ["Handle", "LinzooError", "__version__", "build_registry", "convert", "inspect", "load"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'linzoo' has no attribute {name!r}")
+    return getattr(importlib.import_module(_PUBLIC[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,133 @@
+"""What all commands share: the state behind ``-q``, ``-v`` and ``--plugin``, errors, JSON and progress."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+import traceback
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Protocol
+
+import click
+
+from linzoo.errors import LinzooError
+
+if TYPE_CHECKING:
+    from linzoo.registry import Registry
+
+
+@dataclass
+class State:
+    """One run of the command line: how much it says, which one-file plugins it loads, and its registry."""
+
+    quiet: bool = False
+    verbose: bool = False
+    plugin_files: list[str] = field(default_factory=list)
+
+    @cached_property
+    def registry(self) -> Registry:
+        """The registry, built on first use; each broken plugin is named on stderr in one line."""
+        from linzoo.registry import build_registry
+
+        registry = build_registry(paths=tuple(self.plugin_files))
+        if not self.quiet:
+            for warning in registry.warnings():
+                click.echo(warning, err=True)
+        return registry
+
+    def say(self, text: str) -> None:
+        """Print a line for people on stderr, unless ``-q`` was given."""
+        if not self.quiet:
+            click.echo(text, err=True)
+
+
+pass_state = click.make_pass_decorator(State, ensure=True)
+
+
+def _flag(name: str) -> Any:
+    def callback(context: click.Context, _: click.Parameter, value: Any) -> None:
+        state = context.ensure_object(State)
+        if name == "plugin_files":
+            state.plugin_files.extend(value)
+        elif value:
+            setattr(state, name, True)
+
+    return callback
+
+
+def _shared_options() -> list[click.Option]:
+    return [
+        click.Option(["-q", "--quiet"], is_flag=True, expose_value=False, callback=_flag("quiet"),
+                     help="Say nothing but results and errors."),
+        click.Option(["-v", "--verbose"], is_flag=True, expose_value=False, callback=_flag("verbose"),
+                     help="Say more; errors come with a traceback."),
+        click.Option(["--plugin", "plugin_file"], multiple=True, expose_value=False, metavar="FILE.py",
+                     type=click.Path(exists=True, dir_okay=False), callback=_flag("plugin_files"),
+                     help="Load a one-file plugin too; may be given again."),
+    ]  # fmt: skip
+
+
+class FailedError(click.ClickException):
+    """A :class:`LinzooError` on its way out of the command line, with its own exit code."""
+
+    def __init__(self, error: LinzooError, verbose: bool) -> None:
+        super().__init__(str(error))
+        self.exit_code = error.exit_code
+        self.trace = "".join(traceback.format_exception(error)) if verbose else ""
+
+    def show(self, file: Any = None) -> None:
+        """Print the message, behind the traceback when ``-v`` was given."""
+        click.echo(
+            f"{self.trace}{click.style('error:', fg='red', bold=True)} {self.message}", file=file, err=True
+        )
+
+
+class Command(click.Command):
+    """A command that takes ``-q``, ``-v`` and ``--plugin``, and turns linzoo's errors into exit codes."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.params.extend(_shared_options())
+
+    def invoke(self, context: click.Context) -> Any:
+        """Run the command; a :class:`LinzooError` becomes its message and exit code."""
+        try:
+            return super().invoke(context)
+        except LinzooError as error:
+            raise FailedError(error, context.ensure_object(State).verbose) from error
+
+
+class Group(click.Group):
+    """A group whose commands are :class:`Command`."""
+
+    command_class = Command
+    group_class = type
+
+
+def echo_json(value: Any) -> None:
+    """Print a value as indented JSON on stdout."""
+    click.echo(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+class Advance(Protocol):
+    """Reports progress: how many more steps are done."""
+
+    def __call__(self, steps: int = 1) -> None:
+        """Count ``steps`` more as done."""
+
+
+@contextlib.contextmanager
+def progress(state: State, title: str, total: int) -> Iterator[Advance]:
+    """A progress bar with ETA on stderr; silent with ``-q`` or where stderr is no terminal."""
+    if state.quiet or not sys.stderr.isatty():
+        yield lambda steps=1: None
+        return
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(title, total=total)
+        yield lambda steps=1: bar.advance(task, steps)

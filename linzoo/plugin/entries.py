@@ -1,0 +1,188 @@
+"""What a plugin declares: frozen dataclasses that name heavy things by reference and import nothing."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal
+
+from linzoo.plugin.frozen import FrozenMap, freeze
+from linzoo.plugin.lazy import LazyRef, Resource, SpecError
+
+ID = re.compile(r"[a-z0-9]+(?:[._-][a-z0-9]+)*")
+
+PredictionType = Literal["epsilon", "v_prediction", "sample"]
+Conditioning = Literal["text", "text+pooled+time_ids"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """Anything that a plugin adds to the registry: an id, unique among its kind, and one line of summary.
+
+    Raises:
+        SpecError: the id is not lower-case words joined by ``.``, ``_`` or ``-``.
+    """
+
+    id: str
+    summary: str = ""
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.id, str) or not ID.fullmatch(self.id):
+            raise SpecError(
+                f"{type(self).__name__}.id must be lower-case words joined by '.', '_' or '-', got {self.id!r}"
+            )
+        for each in fields(self):
+            object.__setattr__(self, each.name, freeze(getattr(self, each.name)))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fingerprint:
+    """The eight features of a UNet's tensor shapes that tell SD families apart (docs: how detection works).
+
+    Attributes:
+        channels: width of the first convolution (320 for SD 1.5).
+        in_channels: its input channels: 4 text to image, 9 inpaint, 8 instruct-pix2pix.
+        context_dim: width of the text states that cross-attention reads.
+        linear_projection: ``proj_in`` is a matrix (True) or a 1x1 convolution (False).
+        depth: transformer blocks behind each residual block on the way down.
+        mid_depth: transformer blocks in the middle; 0 where the middle has no attention.
+        vector_dim: width of the added vector conditioning (SDXL: 2816); None without one.
+        hidden_dim: width of an ``encoder_hid_proj`` input (Kolors: 4096); None without one.
+    """
+
+    channels: int
+    in_channels: int
+    context_dim: int
+    linear_projection: bool
+    depth: tuple[int, ...]
+    mid_depth: int
+    vector_dim: int | None = None
+    hidden_dim: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Variant(Entry):
+    """A family of SD UNets that share one structure; fine-tunes are checkpoints of a variant.
+
+    Attributes:
+        fingerprint: the header features that a checkpoint of this variant shows.
+        refines: id of the more general variant that this one is a special case of; its plans apply here too.
+        before: ids of variants that this one wins against when both fingerprints match.
+        components: folder with diffusers component configs (``unet/config.json``, ``scheduler/…``, tokenizers)
+            so that a single file works offline.
+        component_overrides: per component, config values that differ from ``components``,
+            for example ``{"unet": {"in_channels": 9}}``.
+        native_size: pixels of a side that the variant was trained at, by prediction type.
+        prediction_types: what the UNet may predict; more than one means that shapes cannot tell.
+        conditioning: what the UNet call needs besides the latents and the timestep.
+        teachers: Hub ids of models that are known to be of this variant.
+        local_teachers: models that ship inside an installed package, by the name that SOURCE may give.
+        linfusion: Hub ids of published LinFusion weights, by the teacher that they were distilled from.
+        default_plan: id of the attention plan used when none is named.
+        default_init: id of the init recipe used when none is named.
+        default_distill: id of the distill recipe used when none is named; None while there is none.
+        license: licence id that the original weights carry.
+        tiny: a UNet config of this structure that is small enough for tests.
+    """
+
+    fingerprint: Fingerprint
+    refines: str | None = None
+    before: tuple[str, ...] = ()
+    components: Resource
+    component_overrides: Mapping[str, Any] = field(default_factory=FrozenMap)
+    native_size: Mapping[str, int]
+    prediction_types: tuple[PredictionType, ...]
+    conditioning: Conditioning = "text"
+    teachers: tuple[str, ...] = ()
+    local_teachers: Mapping[str, Resource] = field(default_factory=FrozenMap)
+    linfusion: Mapping[str, str] = field(default_factory=FrozenMap)
+    default_plan: str
+    default_init: str = "teacher"
+    default_distill: str | None = None
+    license: str | None = None
+    tiny: Mapping[str, Any] = field(default_factory=FrozenMap)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttentionRule:
+    """One line of an attention plan: which self-attention modules get which mixer.
+
+    Attributes:
+        match: a glob over the module's dotted name, for example ``"mid_block.*"``.
+        mixer: id of the mixer; ``"softmax"`` keeps the teacher's own attention.
+        channels: only modules of this width; None for any.
+        options: passed to the mixer, for example ``{"projection_mid_divisor": 16}``.
+    """
+
+    match: str = "*"
+    mixer: str
+    channels: int | None = None
+    options: Mapping[str, Any] = field(default_factory=FrozenMap)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "options", FrozenMap(self.options))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttentionPlan(Entry):
+    """Named, ordered rules of a variant. The first rule that matches wins; every self-attention must match one.
+
+    Cross-attention and temporal attention are never offered to a rule.
+
+    Attributes:
+        variant: id of the variant (and of all that refine it).
+        rules: the rules, in order.
+        expect_replaced: how many modules a mixer other than softmax must end up in; checked.
+    """
+
+    variant: str
+    rules: tuple[AttentionRule, ...]
+    expect_replaced: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mixer(Entry):
+    """A token mixer that can stand in a self-attention's place.
+
+    Attributes:
+        module: the ``torch.nn.Module`` class; None for ``softmax``, which is the teacher's own attention.
+        tensors: a function ``(dim, heads, options) -> {name: shape}`` that names the module's weights without
+            importing torch.
+        options: the options that the mixer takes, with their defaults.
+    """
+
+    module: LazyRef | None
+    tensors: LazyRef | None
+    options: Mapping[str, Any] = field(default_factory=FrozenMap)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InitRecipe(Entry):
+    """How a fresh mixer gets its weights from a teacher.
+
+    Attributes:
+        build: the function that makes the weights of one module (see ``linzoo.init.recipe``).
+        needs: what it reads besides the plan: ``teacher``, ``linfusion`` (published weights), ``base`` (model).
+        mixers: ids of the mixers that it can start.
+    """
+
+    build: LazyRef
+    needs: tuple[Literal["teacher", "linfusion", "base"], ...] = ("teacher",)
+    mixers: tuple[str, ...] = ("generalized-linear",)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DistillRecipe(Entry):
+    """A YAML document that says how to distil: data, stages, losses, optimiser, precision, validation."""
+
+    variant: str
+    document: Resource
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Check(Entry):
+    """An extra check of ``linzoo validate``: a function that measures something and holds it against a bar."""
+
+    run: LazyRef
+    suites: tuple[Literal["quick", "quality", "speed"], ...] = ("quick",)

@@ -1,0 +1,61 @@
+# The two commands to know: `make demo` and `make test`. Both set everything up first, and reuse what is up to date.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+# Tests and demo never ask the Hub; idle OpenMP threads sleep instead of spinning, which matters on small machines.
+export HF_HUB_OFFLINE := 1
+export HF_HUB_DISABLE_TELEMETRY := 1
+export OMP_WAIT_POLICY := PASSIVE
+
+.PHONY: help demo test test-slow check format docs mini bench-convert lock clean
+
+help: ## Print this list.
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
+
+demo: $(READY) ## Set up, then convert the shipped model, mount it and draw 16 prompts (under 3 minutes).
+	$(BIN)/linzoo demo --out out/demo
+
+test: $(READY) ## Set up, then run the fast tests.
+	$(BIN)/python -m pytest
+
+test-slow: $(READY) ## The tests that take long or write gigabytes.
+	$(BIN)/python -m pytest -m slow
+
+check: $(READY) ## Lint, format, types, import contracts, generated docs.
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python docs/generate.py --check
+
+format: $(READY) ## Put the code into shape.
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+docs: $(READY) ## Write the generated pages of docs/ anew.
+	$(BIN)/python docs/generate.py
+
+mini: $(READY) ## Train the shipped model from scratch (minutes on a GPU, hours on a CPU; resumable).
+	$(BIN)/python -m linzoo_recipes.mini all --out out/mini
+
+bench-convert: $(READY) ## Memory and time of convert against cp and against diffusers (needs 30 GB of disk).
+	$(BIN)/python benchmarks/convert.py
+
+lock: $(READY) ## Write requirements.lock from the environment.
+	{ head -n 1 requirements.lock; \
+	  $(BIN)/pip freeze --exclude-editable | sed -E 's/\+cpu$$//; s/^(triton==.*)$$/\1; sys_platform == "linux"/' | LC_ALL=C sort -f; \
+	} > requirements.lock.new
+	mv requirements.lock.new requirements.lock
+
+clean: ## Remove the environment and everything that was built.
+	rm -rf $(VENV) out dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+
+$(READY): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "linzoo's pinned environment needs Python 3.11 or later, and $(PYTHON) is not; name one: make PYTHON=python3.12 ..."; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $(READY)

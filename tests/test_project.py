@@ -1,0 +1,91 @@
+"""What the repository promises as a whole: the wheel's contents, the README's links and commands."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGES = {
+    "linzoo",
+    "linzoo_sd15",
+    "linzoo_sd21",
+    "linzoo_sdxl",
+    "linzoo_mixers",
+    "linzoo_mini",
+    "linzoo_recipes",
+}
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
+    out = tmp_path_factory.mktemp("wheel")
+    subprocess.run(
+        [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(out), str(ROOT)],
+        check=True,
+        capture_output=True,
+    )
+    (path,) = out.glob("*.whl")
+    return zipfile.ZipFile(path)
+
+
+def test_wheel_holds_the_packages_without_their_folders(wheel: zipfile.ZipFile) -> None:
+    tops = {name.split("/")[0] for name in wheel.namelist()}
+    assert {top for top in tops if not top.endswith(".dist-info")} == PACKAGES
+
+
+def test_wheel_holds_mini_with_its_licences_in_24_megabytes(wheel: zipfile.ZipFile) -> None:
+    weights = [info for info in wheel.infolist() if info.filename.startswith("linzoo_mini/weights/")]
+    safetensors = [info for info in weights if info.filename.endswith(".safetensors")]
+    assert {Path(info.filename).name for info in safetensors} >= {
+        "mini-v1.safetensors",
+        "mini-3d.safetensors",
+    }
+    assert sum(info.file_size for info in safetensors) <= 24e6
+    assert any("apache" in info.filename.lower() for info in weights)
+    assert any("mit" in Path(info.filename).name.lower() for info in weights)
+
+
+def test_wheel_holds_what_works_offline_and_types(wheel: zipfile.ZipFile) -> None:
+    names = set(wheel.namelist())
+    assert "linzoo/py.typed" in names
+    for plugin in ("linzoo_sd15", "linzoo_sd21", "linzoo_sdxl"):
+        assert f"{plugin}/components/unet/config.json" in names
+
+
+def test_packages_have_no_folder_package_around_them() -> None:
+    """``kernels``, ``plugins`` and ``recipes`` must not become importable packages of those names."""
+    for folder in ("plugins", "recipes", "kernels"):
+        assert not (ROOT / folder / "__init__.py").exists()
+
+
+@pytest.mark.parametrize(
+    "page", sorted(ROOT.glob("*.md")) + sorted(ROOT.glob("docs/**/*.md")), ids=lambda p: p.name
+)
+def test_links_between_pages_lead_somewhere(page: Path) -> None:
+    links = re.findall(r"\]\((?!https?://|#)([^)#]+)", page.read_text())
+    missing = [link for link in links if not (page.parent / link).exists()]
+    assert missing == []
+
+
+def test_every_linzoo_command_that_the_readme_shows_exists() -> None:
+    from linzoo.cli.main import main
+
+    shown = set(re.findall(r"^linzoo (\w+)", (ROOT / "README.md").read_text(), re.MULTILINE))
+    assert shown
+    assert shown <= set(main.commands)
+
+
+def test_make_targets_that_the_readme_names_exist() -> None:
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    named = set(
+        re.findall(
+            r"\bmake ([a-z-]+)", (ROOT / "README.md").read_text() + (ROOT / "docs/house.md").read_text()
+        )
+    )
+    assert {"demo", "test"} <= named <= targets

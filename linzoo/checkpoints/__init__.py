@@ -1,0 +1,1 @@
+"""Weights on disk and on the Hub: headers, sources, detection, key maps, writing. Never torch at module level."""

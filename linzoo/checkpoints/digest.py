@@ -1,0 +1,80 @@
+"""SHA-256 of files, in a thread beside the real work (hashlib lets other threads run)."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import threading
+from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+from linzoo.errors import CheckpointError
+
+_CHUNK = 1 << 20
+
+
+@dataclass(frozen=True)
+class Digest:
+    """What a file held: its size and its SHA-256."""
+
+    bytes: int
+    sha256: str
+
+
+def digest(path: Path, cancelled: threading.Event | None = None) -> Digest:
+    """Hash one file in small pieces.
+
+    Raises:
+        CheckpointError: the file cannot be read, or changed while it was read.
+    """
+    hasher, buffer = hashlib.sha256(), bytearray(_CHUNK)
+    view = memoryview(buffer)
+    try:
+        with path.open("rb", buffering=0) as file:
+            before = os.fstat(file.fileno())
+            while count := file.readinto(buffer):
+                if cancelled is not None and cancelled.is_set():
+                    break
+                hasher.update(view[:count])
+            after = path.stat()
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read: {error.strerror or error}") from error
+    if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
+        raise CheckpointError(f"{path}: changed while it was read; run again when nothing writes to it")
+    return Digest(after.st_size, hasher.hexdigest())
+
+
+class BackgroundDigests:
+    """Hashes files in a thread while the ``with`` block works; leaving the block early stops the thread.
+
+    Args:
+        files: the files, under the names that :meth:`result` returns them by.
+    """
+
+    def __init__(self, files: Mapping[str, Path]) -> None:
+        self._files = dict(files)
+        self._cancelled = threading.Event()
+        self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="linzoo-digest")
+        self._futures: dict[str, Future[Digest]] = {}
+
+    def __enter__(self) -> BackgroundDigests:
+        for name, path in self._files.items():
+            self._futures[name] = self._pool.submit(digest, path, self._cancelled)
+        return self
+
+    def result(self) -> dict[str, Digest]:
+        """Wait for the thread and return what it found.
+
+        Raises:
+            CheckpointError: see :func:`digest`.
+        """
+        return {name: future.result() for name, future in self._futures.items()}
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._cancelled.set()
+        self._pool.shutdown(wait=True, cancel_futures=True)

@@ -1,0 +1,87 @@
+"""Tensors in one or several safetensors files, read one at a time into plain memory (no mmap, no cache)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Protocol
+
+from linzoo.checkpoints.header import Header, TensorInfo, read_header
+from linzoo.errors import CheckpointError
+
+
+class TensorStore(Protocol):
+    """Named tensors that lie in files: what :class:`linzoo.checkpoints.source.Checkpoint` reads from."""
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The files that hold the tensors."""
+
+    @property
+    def tensors(self) -> Mapping[str, TensorInfo]:
+        """All tensors, by their own names."""
+
+    @property
+    def metadata(self) -> Mapping[str, str]:
+        """What the files say about themselves."""
+
+    def read_bytes(self, name: str) -> memoryview:
+        """Return the bytes of one tensor, little-endian and contiguous."""
+
+
+class SafetensorsFiles:
+    """The tensors of one safetensors file, or of all shards of a model.
+
+    Args:
+        files: the files, with the names that each must hold, or None for whatever it holds.
+
+    Raises:
+        CheckpointError: a header is malformed, a tensor is in two files, or a file does not hold what it should.
+    """
+
+    def __init__(self, files: Mapping[Path, frozenset[str] | None]) -> None:
+        self.files = tuple(files)
+        self.tensors: dict[str, TensorInfo] = {}
+        self.metadata: dict[str, str] = {}
+        self._file_of: dict[str, Path] = {}
+        for path, expected in files.items():
+            header = read_header(path)
+            if expected is not None:
+                _check_shard(path, header, expected)
+            self.tensors |= header.tensors
+            self.metadata |= header.metadata
+            self._file_of |= dict.fromkeys(header.tensors, path)
+
+    def read_bytes(self, name: str) -> memoryview:
+        """Return the bytes of one tensor.
+
+        Raises:
+            CheckpointError: the file has become unreadable or shorter since its header was read.
+        """
+        info, path = self.tensors[name], self._file_of[name]
+        buffer = memoryview(bytearray(info.nbytes))
+        filled = 0
+        try:
+            with path.open("rb", buffering=0) as file:
+                file.seek(info.start)
+                while filled < info.nbytes and (count := file.readinto(buffer[filled:])):
+                    filled += count
+        except OSError as error:
+            raise CheckpointError(f"{path}: cannot be read: {error.strerror or error}") from error
+        if filled < info.nbytes:
+            raise CheckpointError(f"{path}: ended while '{name}' was read; the file has changed, start again")
+        return buffer
+
+
+def _check_shard(path: Path, header: Header, expected: frozenset[str]) -> None:
+    missing, extra = sorted(expected - set(header.tensors)), sorted(set(header.tensors) - expected)
+    if missing:
+        raise CheckpointError(
+            f"{path}: the index says that '{missing[0]}' is in this shard, but it is not"
+            f" ({len(missing)} tensors missing); download the index and all shards again"
+        )
+    if extra:
+        raise CheckpointError(
+            f"{path}: holds '{extra[0]}', which the index does not place in this shard"
+            f" ({len(extra)} such tensors); download the index and all shards again"
+        )

@@ -1,0 +1,154 @@
+"""Opening a SOURCE: a diffusers folder, a single file, ``hf://repo[@rev]`` or a registered name."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from linzoo.checkpoints.files import SafetensorsFiles, TensorStore
+from linzoo.checkpoints.folder import open_component, read_configs
+from linzoo.checkpoints.header import DTYPES, TensorInfo
+from linzoo.checkpoints.layout import Layout, layout_of
+from linzoo.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from linzoo.registry import Registry
+
+PICKLE_SUFFIXES = frozenset({".ckpt", ".pt", ".pth", ".bin"})
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A model on disk, opened: its headers are read, its tensors are not.
+
+    Attributes:
+        spec: what the user called it.
+        path: the file or folder.
+        layout: how its UNet is named, and whether it is a folder (see :mod:`linzoo.checkpoints.layout`).
+        store: where the tensors are read from.
+        configs: JSON configs of a folder by component: ``model_index``, ``unet``, ``scheduler``, ``vae``, …
+        revision: commit on the Hub that it was fetched at; None for a local model.
+    """
+
+    spec: str
+    path: Path
+    layout: Layout
+    store: TensorStore = field(repr=False)
+    configs: Mapping[str, dict[str, Any]] = field(default_factory=dict, repr=False)
+    revision: str | None = None
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The files that hold the tensors."""
+        return self.store.files
+
+    @property
+    def tensors(self) -> Mapping[str, TensorInfo]:
+        """All tensors under the file's own names; of a pipeline folder, those of its UNet."""
+        return self.store.tensors
+
+    @property
+    def metadata(self) -> Mapping[str, str]:
+        """Free-form metadata of the file."""
+        return self.store.metadata
+
+    def read_bytes(self, name: str) -> memoryview:
+        """Read one tensor's bytes, little-endian and contiguous.
+
+        Raises:
+            KeyError: there is no tensor of this name.
+            CheckpointError: the file cannot be read or has become shorter.
+        """
+        return self.store.read_bytes(name)
+
+    def read(self, name: str) -> np.ndarray:
+        """Read one tensor as an array of its own dtype (bfloat16 and float8 come from ``ml_dtypes``).
+
+        Raises:
+            KeyError, CheckpointError: as :meth:`read_bytes`.
+        """
+        info = self.tensors[name]
+        return np.ndarray(info.shape, DTYPES[info.dtype], self.read_bytes(name))
+
+
+def open_source(spec: str | Path, *, registry: Registry | None = None) -> Checkpoint:
+    """Open a SOURCE; reads headers and configs only.
+
+    Args:
+        spec: a diffusers pipeline or UNet folder, a ``.safetensors``, ``.ckpt``, ``.pt``, ``.pth`` or ``.bin``
+            file, ``hf://repo[@rev]``, or the name of a teacher that an installed plugin ships.
+        registry: where names are looked up; built when needed.
+
+    Raises:
+        CheckpointError: there is no such thing, or it is damaged, hostile or incomplete.
+    """
+    text = str(spec)
+    if text.startswith("hf://"):
+        from linzoo.checkpoints.hub import fetch
+
+        path, revision = fetch(text)
+        return _open_path(text, path, revision)
+    path = Path(spec)
+    if path.exists():
+        return _open_path(text, path, None)
+    if path.is_symlink():
+        raise CheckpointError(f"{text}: a link whose target is not there")
+    return _open_path(text, _registered(text, registry), None)
+
+
+def _registered(name: str, registry: Registry | None) -> Path:
+    """The folder of a teacher that a plugin ships under this name."""
+    if registry is None:
+        from linzoo.registry import build_registry
+
+        registry = build_registry()
+    teachers = {
+        each: resource for entry in registry.variants for each, resource in entry.value.local_teachers.items()
+    }
+    if name in teachers:
+        return teachers[name].locate()
+    close = difflib.get_close_matches(name, teachers, n=1)
+    raise CheckpointError(
+        f"{name}: no such file or folder, and no registered name"
+        + (
+            f"; did you mean '{close[0]}'?"
+            if close
+            else f" (registered: {', '.join(sorted(teachers)) or 'none'})"
+        )
+        + "\n  A model on the Hugging Face Hub is written hf://user/repo or hf://user/repo@revision."
+    )
+
+
+def _open_path(spec: str, path: Path, revision: str | None) -> Checkpoint:
+    if path.is_dir():
+        return _open_folder(spec, path, revision)
+    if not path.is_file():
+        raise CheckpointError(f"{path}: neither a file nor a folder")
+    store: TensorStore
+    if path.suffix == ".safetensors":
+        store = SafetensorsFiles({path: None})
+    elif path.suffix in PICKLE_SUFFIXES:
+        from linzoo.checkpoints.ckpt import PickledTensors
+
+        store = PickledTensors(path)
+    else:
+        raise CheckpointError(
+            f"{path}: linzoo reads .safetensors and {', '.join(sorted(PICKLE_SUFFIXES))} files,"
+            f" not '{path.suffix or path.name}'"
+        )
+    return Checkpoint(spec, path, layout_of(store.tensors), store, {}, revision)
+
+
+def _open_folder(spec: str, path: Path, revision: str | None) -> Checkpoint:
+    configs = read_configs(path)
+    if "model_index" not in configs:
+        return Checkpoint(spec, path, "diffusers-component", open_component(path), configs, revision)
+    if not (path / "unet").is_dir():
+        kind = configs["model_index"].get("_class_name", "pipeline of no named class")
+        raise CheckpointError(f"{path}: a {kind} without a 'unet' folder; linzoo converts UNets only")
+    return Checkpoint(spec, path, "diffusers-folder", open_component(path / "unet"), configs, revision)

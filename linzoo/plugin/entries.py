@@ -2,42 +2,38 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from linzoo.plugin.frozen import FrozenMap, freeze
-from linzoo.plugin.lazy import LazyRef, Resource, SpecError
-
-ID = re.compile(r"[a-z0-9]+(?:[._-][a-z0-9]+)*")
+from linzoo.plugin.frozen import FrozenMap
+from linzoo.plugin.lazy import LazyRef, Resource
+from linzoo.plugin.spec import Spec, SpecError, check_filled, check_id, check_positive, check_reference
 
 PredictionType = Literal["epsilon", "v_prediction", "sample"]
 Conditioning = Literal["text", "text+pooled+time_ids"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Entry:
+class Entry(Spec):
     """Anything that a plugin adds to the registry: an id, unique among its kind, and one line of summary.
 
     Raises:
-        SpecError: the id is not lower-case words joined by ``.``, ``_`` or ``-``.
+        SpecError: the id is not lower-case words joined by ``.``, ``_`` or ``-``, or a field is malformed.
     """
 
     id: str
     summary: str = ""
 
     def __post_init__(self) -> None:
-        if not isinstance(self.id, str) or not ID.fullmatch(self.id):
-            raise SpecError(
-                f"{type(self).__name__}.id must be lower-case words joined by '.', '_' or '-', got {self.id!r}"
-            )
-        for each in fields(self):
-            object.__setattr__(self, each.name, freeze(getattr(self, each.name)))
+        check_id(f"{type(self).__name__}.id", self.id)
+        Spec.__post_init__(self)
+        if "\n" in self.summary:
+            raise SpecError(f"{type(self).__name__}.summary must be one line, got {self.summary!r}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Fingerprint:
+class Fingerprint(Spec):
     """The eight features of a UNet's tensor shapes that tell SD families apart (docs: how detection works).
 
     Attributes:
@@ -59,6 +55,14 @@ class Fingerprint:
     mid_depth: int
     vector_dim: int | None = None
     hidden_dim: int | None = None
+
+    def __post_init__(self) -> None:
+        Spec.__post_init__(self)
+        for name in ("channels", "in_channels", "context_dim", "vector_dim", "hidden_dim"):
+            check_positive(f"Fingerprint.{name}", getattr(self, name))
+        check_filled("Fingerprint.depth", self.depth)
+        if self.mid_depth < 0 or min(self.depth) < 0:
+            raise SpecError("Fingerprint.depth and Fingerprint.mid_depth must be 0 or more")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,7 +94,7 @@ class Variant(Entry):
     refines: str | None = None
     before: tuple[str, ...] = ()
     components: Resource
-    component_overrides: Mapping[str, Any] = field(default_factory=FrozenMap)
+    component_overrides: Mapping[str, Mapping[str, Any]] = field(default_factory=FrozenMap)
     native_size: Mapping[str, int]
     prediction_types: tuple[PredictionType, ...]
     conditioning: Conditioning = "text"
@@ -103,9 +107,24 @@ class Variant(Entry):
     license: str | None = None
     tiny: Mapping[str, Any] = field(default_factory=FrozenMap)
 
+    def __post_init__(self) -> None:
+        Entry.__post_init__(self)
+        for name in ("refines", "default_plan", "default_init", "default_distill"):
+            check_reference(f"Variant.{name}", getattr(self, name))
+        check_reference("Variant.before", *self.before)
+        check_filled("Variant.prediction_types", self.prediction_types)
+        if set(self.native_size) != set(self.prediction_types):
+            raise SpecError(
+                f"Variant.native_size must name exactly the prediction types {', '.join(self.prediction_types)}, "
+                f"got {', '.join(self.native_size) or 'none'}"
+            )
+        check_positive("Variant.native_size", *self.native_size.values())
+        for name in self.local_teachers:
+            check_id("Variant.local_teachers", name)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class AttentionRule:
+class AttentionRule(Spec):
     """One line of an attention plan: which self-attention modules get which mixer.
 
     Attributes:
@@ -121,7 +140,10 @@ class AttentionRule:
     options: Mapping[str, Any] = field(default_factory=FrozenMap)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "options", FrozenMap(self.options))
+        Spec.__post_init__(self)
+        check_filled("AttentionRule.match", self.match)
+        check_reference("AttentionRule.mixer", self.mixer)
+        check_positive("AttentionRule.channels", self.channels)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,6 +162,13 @@ class AttentionPlan(Entry):
     rules: tuple[AttentionRule, ...]
     expect_replaced: int
 
+    def __post_init__(self) -> None:
+        Entry.__post_init__(self)
+        check_reference("AttentionPlan.variant", self.variant)
+        check_filled("AttentionPlan.rules", self.rules)
+        if self.expect_replaced < 0:
+            raise SpecError(f"AttentionPlan.expect_replaced must be 0 or more, got {self.expect_replaced!r}")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mixer(Entry):
@@ -156,6 +185,11 @@ class Mixer(Entry):
     tensors: LazyRef | None
     options: Mapping[str, Any] = field(default_factory=FrozenMap)
 
+    def __post_init__(self) -> None:
+        Entry.__post_init__(self)
+        if (self.module is None) != (self.tensors is None):
+            raise SpecError("Mixer.module and Mixer.tensors must both be given or both be None")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InitRecipe(Entry):
@@ -171,6 +205,11 @@ class InitRecipe(Entry):
     needs: tuple[Literal["teacher", "linfusion", "base"], ...] = ("teacher",)
     mixers: tuple[str, ...] = ("generalized-linear",)
 
+    def __post_init__(self) -> None:
+        Entry.__post_init__(self)
+        check_filled("InitRecipe.mixers", self.mixers)
+        check_reference("InitRecipe.mixers", *self.mixers)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DistillRecipe(Entry):
@@ -179,6 +218,10 @@ class DistillRecipe(Entry):
     variant: str
     document: Resource
 
+    def __post_init__(self) -> None:
+        Entry.__post_init__(self)
+        check_reference("DistillRecipe.variant", self.variant)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Check(Entry):
@@ -186,3 +229,7 @@ class Check(Entry):
 
     run: LazyRef
     suites: tuple[Literal["quick", "quality", "speed"], ...] = ("quick",)
+
+    def __post_init__(self) -> None:
+        Entry.__post_init__(self)
+        check_filled("Check.suites", self.suites)

@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import importlib
-import importlib.resources
+import importlib.util
 import re
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from linzoo.errors import PluginError
+from linzoo.plugin.spec import Spec, SpecError
 
-_TARGET = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
-
-
-class SpecError(ValueError):
-    """What a plugin declares is malformed; the message is written for the plugin's author."""
+_MODULE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
+_TARGET = re.compile(rf"{_MODULE.pattern}:{_MODULE.pattern}")
 
 
 @dataclass(frozen=True, slots=True)
-class LazyRef:
+class LazyRef(Spec):
     """A Python object by name, imported on first use.
 
     Args:
@@ -35,33 +33,54 @@ class LazyRef:
 
     def __post_init__(self) -> None:
         if not isinstance(self.target, str) or not _TARGET.fullmatch(self.target):
-            raise SpecError(f"LazyRef target {self.target!r} is not of the form 'package.module:Name'")
+            raise SpecError(
+                f"LazyRef.target must be of the form 'package.module:Name', got {self.target!r}", "LZP305"
+            )
+        Spec.__post_init__(self)
 
     def load(self) -> Any:
         """Import and return the object.
 
         Raises:
-            PluginError: the module or the name in it cannot be had; the message carries the hint.
+            PluginError: (LZP501) the module or the name in it cannot be had; the message carries the hint.
         """
         module, _, path = self.target.partition(":")
         try:
             value: Any = importlib.import_module(module)
             for name in path.split("."):
                 value = getattr(value, name)
-        except (ImportError, AttributeError) as error:
+        except (Exception, SystemExit) as error:
             hint = f"\n  {self.hint}" if self.hint else ""
             raise PluginError(
-                f"cannot load '{self.target}': {type(error).__name__}: {error}{hint}"
+                f"cannot load '{self.target}': {type(error).__name__}: {error} [LZP501]{hint}"
             ) from error
         return value
 
 
 @dataclass(frozen=True, slots=True)
-class Resource:
-    """A file or folder that ships inside an installed package, for example ``Resource("linzoo_sd15", "components")``."""
+class Resource(Spec):
+    """A file or folder that ships inside an installed package.
+
+    Args:
+        package: the package that holds it, for example ``"linzoo_sd15"``; it is not imported.
+        path: where it lies inside the package, with ``/`` between the parts, for example ``"components"``.
+
+    Raises:
+        SpecError: ``package`` is no dotted name, or ``path`` leads out of the package.
+    """
 
     package: str
     path: str
+
+    def __post_init__(self) -> None:
+        Spec.__post_init__(self)
+        if not _MODULE.fullmatch(self.package):
+            raise SpecError(f"Resource.package must be the name of a package, got {self.package!r}")
+        place = PurePosixPath(self.path)
+        if not self.path or "\\" in self.path or place.is_absolute() or ".." in place.parts:
+            raise SpecError(
+                f"Resource.path must be a relative path that stays in the package, got {self.path!r}"
+            )
 
     def locate(self) -> Path:
         """Return where the resource lies on disk.
@@ -70,11 +89,14 @@ class Resource:
             PluginError: the package is not installed or holds no such file or folder.
         """
         try:
-            place = Path(str(importlib.resources.files(self.package))) / self.path
-        except ImportError as error:
-            raise PluginError(
-                f"cannot open resource '{self.path}': package '{self.package}' is not installed"
-            ) from error
-        if not place.exists():
-            raise PluginError(f"package '{self.package}' does not hold '{self.path}' ({place}); reinstall it")
-        return place
+            spec = importlib.util.find_spec(self.package)
+        except (ImportError, ValueError):
+            spec = None
+        if spec is None:
+            raise PluginError(f"cannot open resource '{self.path}': package '{self.package}' is not installed")
+        folders = [Path(folder) for folder in spec.submodule_search_locations or ()]
+        for folder in folders:
+            if (folder / self.path).exists():
+                return folder / self.path
+        looked = ", ".join(str(folder) for folder in folders) or "it is a module, not a package"
+        raise PluginError(f"package '{self.package}' does not hold '{self.path}' ({looked}); reinstall it")

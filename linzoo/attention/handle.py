@@ -1,0 +1,148 @@
+"""``linzoo.load``: mount a LinFusion checkpoint in a pipeline, and the handle to take it out again."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from linzoo.attention.linfusion import LinFusion
+from linzoo.attention.mount import mount, mounted_layers, unmount
+from linzoo.attention.mounted import MountedAttention
+from linzoo.checkpoints.linfusion import LinFusionConfig
+from linzoo.checkpoints.source import Checkpoint, open_source
+from linzoo.errors import CheckpointError, UsageError
+
+if TYPE_CHECKING:
+    from linzoo.registry import Registry
+
+_SHOWN = 3
+_HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w.-]+(@[\w./-]+)?")
+_DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+
+
+class Handle:
+    """A LinFusion checkpoint that is mounted in a UNet; :func:`load` returns it.
+
+    Attributes:
+        unet: the UNet (or ControlNet).
+        linfusion: the checkpoint's modules; the mounted layers share their weights, so that
+            ``linfusion.save_pretrained(folder)`` writes what is mounted now.
+        source: where the checkpoint was read from.
+        min_tokens: see :func:`load`.
+    """
+
+    def __init__(self, unet: nn.Module, linfusion: LinFusion, source: str, min_tokens: int) -> None:
+        self.unet = unet
+        self.linfusion = linfusion
+        self.source = source
+        self.min_tokens = min_tokens
+        mount(unet, linfusion, min_tokens=min_tokens)
+
+    @property
+    def modules(self) -> dict[str, MountedAttention]:
+        """The mounted layers by name; empty after :meth:`unload`."""
+        return mounted_layers(self.unet)
+
+    @contextlib.contextmanager
+    def disabled(self) -> Iterator[None]:
+        """The teacher again, for the length of a ``with`` block: a stock UNet, which may be drawn with or saved.
+
+        Does nothing to a UNet that is already without LinFusion.
+        """
+        if not self.modules:
+            yield
+            return
+        unmount(self.unet)
+        try:
+            yield
+        finally:
+            mount(self.unet, self.linfusion, min_tokens=self.min_tokens)
+
+    def unload(self) -> None:
+        """Give the teacher's attentions back for good; see :func:`linzoo.attention.mount.unmount`."""
+        unmount(self.unet)
+
+    def __repr__(self) -> str:
+        layers = len(self.modules)
+        state = f"{layers} layers linear" if layers else "unloaded"
+        softmax = f", softmax below {self.min_tokens} tokens" if self.min_tokens else ""
+        return f"<linzoo.Handle {self.source}: {state} in {type(self.unet).__name__}{softmax}>"
+
+
+def load(
+    pipe_or_unet: Any, checkpoint: str | Path, *, min_tokens: int = 0, registry: Registry | None = None
+) -> Handle:
+    """Mount a LinFusion checkpoint in a pipeline, before or after LoRA, ControlNet and IP-Adapter.
+
+    Args:
+        pipe_or_unet: a diffusers pipeline with a ``unet``, or the UNet (or ControlNet) itself.
+        checkpoint: a folder with ``config.json`` and ``diffusion_pytorch_model.safetensors``, or
+            ``user/repo`` on the Hub.
+        min_tokens: a layer that is given fewer tokens than this computes the teacher's own softmax attention
+            instead, which is faster there; decided at each call. The number of tokens at the first level is
+            (height / 8) x (width / 8).
+        registry: where mixers other than generalized linear attention are looked up; None for all installed.
+
+    Returns:
+        The handle with ``disabled()`` and ``unload()``.
+
+    Raises:
+        CheckpointError: the folder is no complete LinFusion checkpoint.
+        MountError: it does not fit this UNet, or one is mounted already.
+        UsageError: there is no UNet, or ``min_tokens`` is negative.
+    """
+    if min_tokens < 0:
+        raise UsageError(f"min_tokens must not be negative, got {min_tokens}.")
+    unet = getattr(pipe_or_unet, "unet", pipe_or_unet)
+    unet = getattr(unet, "_orig_mod", unet)  # what torch.compile wraps
+    if not isinstance(unet, nn.Module):
+        raise UsageError(f"A {type(pipe_or_unet).__name__} has no UNet that LinFusion could be mounted in.")
+    return Handle(unet, read_linfusion(checkpoint, registry=registry), str(checkpoint), min_tokens)
+
+
+def read_linfusion(checkpoint: str | Path, *, registry: Registry | None = None) -> LinFusion:
+    """Read a LinFusion checkpoint; nothing missing, nothing left over, all shapes as its config declares.
+
+    Raises:
+        CheckpointError: not a complete LinFusion checkpoint; names the first tensors that are at fault.
+    """
+    hub_name = (
+        isinstance(checkpoint, str) and _HUB_NAME.fullmatch(checkpoint) and not Path(checkpoint).exists()
+    )
+    opened = open_source(f"hf://{checkpoint}" if hub_name else checkpoint, registry=registry)
+    config = LinFusionConfig.from_folder(opened.path)
+    with torch.device("meta"):
+        linfusion = LinFusion(modules_list=config.to_json()["modules_list"], registry=registry)
+    expected = linfusion.state_dict()
+    _check_tensors(opened, {name: tuple(tensor.shape) for name, tensor in expected.items()})
+    linfusion.load_state_dict({name: _read(opened, name) for name in expected}, strict=True, assign=True)
+    return linfusion.eval()
+
+
+def _read(checkpoint: Checkpoint, name: str) -> torch.Tensor:
+    info = checkpoint.tensors[name]
+    return torch.frombuffer(checkpoint.read_bytes(name), dtype=_DTYPES[info.dtype]).reshape(info.shape)
+
+
+def _check_tensors(checkpoint: Checkpoint, expected: dict[str, tuple[int, ...]]) -> None:
+    found = checkpoint.tensors
+    there = [name for name in expected if name in found]
+    problems = {
+        "missing": [name for name in expected if name not in found],
+        "not announced by config.json": [name for name in found if name not in expected],
+        "of another shape than config.json says": [n for n in there if found[n].shape != expected[n]],
+        "not floating-point numbers": [n for n in there if found[n].dtype not in _DTYPES],
+    }
+    for problem, names in problems.items():
+        if names:
+            shown = ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")
+            raise CheckpointError(
+                f"{checkpoint.path}: {len(names)} of {len(expected)} tensors are {problem} ({shown}). The checkpoint "
+                "is damaged, or its config.json belongs to another one; write or download it again."
+            )

@@ -1,0 +1,182 @@
+"""A mixer as diffusers sees it: a guarded subclass of its ``Attention``."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from diffusers.models.attention_processor import (
+    Attention,
+    PAGCFGIdentitySelfAttnProcessor2_0,
+    PAGIdentitySelfAttnProcessor2_0,
+)
+from torch import nn
+from torch.nn import functional as F  # noqa: N812
+
+from linzoo.attention.errors import UnsupportedAttentionError
+from linzoo.attention.leaves import LEAVES, project
+
+SOFTMAX_PROCESSORS = frozenset(
+    {
+        "AttnProcessor",
+        "AttnProcessor2_0",
+        "AttnProcessorNPU",
+        "FusedAttnProcessor2_0",
+        "SlicedAttnProcessor",
+        "XFormersAttnProcessor",
+        "XLAFlashAttnProcessor2_0",
+    }
+)
+"""Processors that only choose how softmax attention is computed; a mounted layer has no use for the choice."""
+
+_unknown_processors: set[type] = set()
+
+
+class MountedAttention(Attention):
+    """A linear mixer in the place of a UNet's self-attention, with the attributes that diffusers relies on.
+
+    An instance is made by :func:`linzoo.attention.mount.mount` out of a stock ``Attention``, whose linear layers
+    it goes on using, adapters (LoRA) included. A subclass is one mixer: it says which weights it has
+    (:meth:`weights`) and what it does with them (:meth:`mix`).
+
+    The attention processor, which IP-Adapter, attention slicing, ``set_attn_processor`` and
+    ``fuse_qkv_projections`` replace as they like, does not decide what is computed. Exceptions: PAG's processors do
+    what they are for; one that needs attention maps (SAG) is refused; an unknown one is ignored with a warning.
+
+    Attributes:
+        teacher: the teacher's linear layers that the mounted ones replaced, by name in ``LEAVES``; a layer whose
+            weights the teacher and the checkpoint have in common is not here, both use one copy. A plain ``dict``
+            (held where it was at mounting, out of the way of ``.to()``), or with ``min_tokens`` an
+            ``nn.ModuleDict`` that moves with the UNet.
+        min_tokens: with fewer tokens than this, the layer computes the teacher's own softmax attention.
+    """
+
+    teacher: Mapping[str, nn.Module]
+    min_tokens: int
+
+    @classmethod
+    def weights(cls, dim: int, heads: int, **options: Any) -> nn.ModuleDict:
+        """Make the mixer's weights, with the four of ``LEAVES`` among them, under the names of its checkpoints."""
+        raise NotImplementedError
+
+    def mix(self, hidden_states: torch.Tensor, key_weights: torch.Tensor | None) -> torch.Tensor:
+        """Mix the tokens, (B, N, C) to (B, N, C), up to but without ``to_out``.
+
+        ``key_weights``, (B or 1, N), says how much each token counts as a key; None for all alike.
+        """
+        raise NotImplementedError
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        encoder_hidden_states: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        **_: Any,
+    ) -> torch.Tensor:
+        """Self-attention over ``hidden_states``, (B, N, C).
+
+        ``attention_mask`` is a bias on the keys, (B or 1, 1, N), as ``UNet2DConditionModel`` makes it. Other
+        keyword arguments are for attention processors, and ignored as diffusers' own self-attention ignores them.
+
+        Raises:
+            UnsupportedAttentionError: another sequence to attend to, a mask that differs between queries, or a
+                processor that needs attention maps.
+        """
+        if encoder_hidden_states is not None:
+            raise UnsupportedAttentionError(
+                "This layer is a linear self-attention and cannot attend to another sequence "
+                "(encoder_hidden_states); unload LinFusion for this use."
+            )
+        bias = _key_bias(attention_mask, hidden_states)
+        perturbed = hidden_states.shape[0] // self._parts()
+        if perturbed == hidden_states.shape[0]:
+            perturbed = hidden_states.shape[0] if _attention_is_skipped(hidden_states) else 0
+        plain = hidden_states.shape[0] - perturbed
+        if bias is not None and bias.shape[0] != 1:
+            bias = bias[:plain]
+        outputs = []
+        if plain:
+            outputs.append(self._attend(hidden_states[:plain], bias))
+        if perturbed:
+            outputs.append(self._look_at_itself(hidden_states[plain:]))
+        return torch.cat(outputs) if len(outputs) > 1 else outputs[0]
+
+    def fuse_projections(self, fuse: bool = True) -> None:
+        """Do nothing: q, k and v of a mixer are not projections of one input."""
+
+    def _parts(self) -> int:
+        """How many equal parts PAG has the batch made of, the last one to be perturbed; 1 without PAG."""
+        kind = type(self.processor)
+        if kind is PAGIdentitySelfAttnProcessor2_0:
+            return 2
+        if kind is PAGCFGIdentitySelfAttnProcessor2_0:
+            return 3
+        if kind.__name__ not in SOFTMAX_PROCESSORS:
+            _judge(kind)
+        return 1
+
+    def _attend(self, hidden_states: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+        if hidden_states.shape[1] < self.min_tokens:
+            return self._softmax(hidden_states, bias)
+        mixed = self.mix(hidden_states, None if bias is None else bias.exp())
+        return self.to_out[1](self.to_out[0](mixed))
+
+    def _softmax(self, hidden_states: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+        """The teacher's attention, operation by operation as diffusers' ``AttnProcessor2_0``."""
+        q, k, v = (
+            self._project(name, hidden_states).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            for name in ("to_q", "to_k", "to_v")
+        )
+        mask = None if bias is None else bias[:, None, None, :]
+        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        return self.to_out[1](self._project("to_out", attended.transpose(1, 2).flatten(2)))
+
+    def _look_at_itself(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """Perturbed attention guidance: each token attends to itself alone."""
+        if hidden_states.shape[1] < self.min_tokens:
+            return self.to_out[1](self._project("to_out", self._project("to_v", hidden_states)))
+        return self.to_out[1](self.to_out[0](self.to_v(hidden_states)))
+
+    def _project(self, name: str, x: torch.Tensor) -> torch.Tensor:
+        """One of the teacher's linear layers, under the adapters that are on the mounted one."""
+        teacher = self.teacher[name] if name in self.teacher else None  # noqa: SIM401 (nn.ModuleDict has no get)
+        return project(self.get_submodule(LEAVES[name]), teacher, x)
+
+
+def _key_bias(attention_mask: torch.Tensor | None, hidden_states: torch.Tensor) -> torch.Tensor | None:
+    """The mask as a bias for each key, (B or 1, N)."""
+    if attention_mask is None:
+        return None
+    batch, tokens, _ = hidden_states.shape
+    if tuple(attention_mask.shape) not in {(batch, 1, tokens), (1, 1, tokens)}:
+        raise UnsupportedAttentionError(
+            f"An attention mask of shape {tuple(attention_mask.shape)} cannot be used by linear attention over "
+            f"{batch} x {tokens} tokens: only a mask over keys, (batch, 1, tokens), can. Leave attention_mask out."
+        )
+    return attention_mask[:, 0]
+
+
+def _attention_is_skipped(like: torch.Tensor) -> bool:
+    """Whether a guider has softmax attention return its values (``PerturbedAttentionGuidance`` does it this way)."""
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():
+        return False
+    probe = like.new_empty(1, 1, 1, 1)
+    return F.scaled_dot_product_attention(probe, probe, probe) is probe
+
+
+def _judge(processor: type) -> None:
+    """Refuse a processor that needs attention maps; warn once of one that is not known."""
+    if processor.__name__ == "CrossAttnStoreProcessor":
+        raise UnsupportedAttentionError(
+            "Self-attention guidance (SAG) needs the attention maps of the middle block, which linear attention "
+            "does not have; unload LinFusion, or mount a plan that keeps mid_block softmax."
+        )
+    if processor not in _unknown_processors:
+        _unknown_processors.add(processor)
+        warnings.warn(
+            f"The attention processor {processor.__module__}.{processor.__qualname__} is ignored by the layers that "
+            "LinFusion replaced: they compute linear attention.",
+            stacklevel=4,
+        )

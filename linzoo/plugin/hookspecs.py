@@ -1,5 +1,6 @@
 """The hooks that a plugin can implement. This text is also the hook reference (``linzoo plugins hooks``)."""
 
+# ruff: noqa: ARG001 (a specification uses none of its arguments)
 from __future__ import annotations
 
 from collections.abc import Iterable
@@ -47,7 +48,7 @@ def linzoo_attention_plans() -> Iterable[AttentionPlan]:
         @hookimpl
         def linzoo_attention_plans():
             yield AttentionPlan(
-                id="tiny-sd", variant="tiny-sd", rules=[AttentionRule(mixer="generalized-linear")], expect_replaced=6
+                id="tiny-sd", variant="tiny-sd", rules=(AttentionRule(mixer="generalized-linear"),), expect_replaced=6
             )
 
     The first rule that matches wins; a self-attention that no rule matches is an error.
@@ -77,7 +78,7 @@ def linzoo_init_recipes() -> Iterable[InitRecipe]:
 
         @hookimpl
         def linzoo_init_recipes():
-            yield InitRecipe(id="zeros", build=LazyRef("my_gla.init:zeros"), mixers=["gla"])
+            yield InitRecipe(id="zeros", build=LazyRef("my_gla.init:zeros"), mixers=("gla",))
     """
     return ()
 
@@ -105,7 +106,7 @@ def linzoo_checks() -> Iterable[Check]:
 
         @hookimpl
         def linzoo_checks():
-            yield Check(id="no-seams", run=LazyRef("my_checks.seams:run"), suites=["quality"])
+            yield Check(id="no-seams", run=LazyRef("my_checks.seams:run"), suites=("quality",))
     """
     return ()
 

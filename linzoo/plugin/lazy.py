@@ -93,7 +93,9 @@ class Resource(Spec):
         except (ImportError, ValueError):
             spec = None
         if spec is None:
-            raise PluginError(f"cannot open resource '{self.path}': package '{self.package}' is not installed")
+            raise PluginError(
+                f"cannot open resource '{self.path}': package '{self.package}' is not installed"
+            )
         folders = [Path(folder) for folder in spec.submodule_search_locations or ()]
         for folder in folders:
             if (folder / self.path).exists():

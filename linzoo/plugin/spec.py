@@ -6,7 +6,7 @@ import functools
 import re
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Union
 
@@ -51,7 +51,7 @@ class Spec:
 
 
 @functools.cache
-def _hints(cls: type) -> dict[str, Any]:
+def _hints(cls: Hashable) -> dict[str, Any]:
     return typing.get_type_hints(cls)
 
 
@@ -86,7 +86,9 @@ def check_id(where: str, value: str) -> None:
         SpecError: it is not lower-case words joined by ``.``, ``_`` or ``-``.
     """
     if not isinstance(value, str) or not ID.fullmatch(value):
-        raise SpecError(f"{where} must be lower-case words joined by '.', '_' or '-', got {value!r}", "LZP303")
+        raise SpecError(
+            f"{where} must be lower-case words joined by '.', '_' or '-', got {value!r}", "LZP303"
+        )
 
 
 def check_reference(where: str, *values: str | None) -> None:

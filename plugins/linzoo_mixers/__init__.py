@@ -10,7 +10,9 @@ from linzoo.plugin import InitRecipe, LazyRef, Mixer, hookimpl
 @hookimpl
 def linzoo_mixers() -> Iterator[Mixer]:
     """``softmax`` keeps the teacher's own attention; ``generalized-linear`` is LinFusion's (arXiv 2409.02097)."""
-    yield Mixer(id="softmax", summary="The teacher's own attention, kept as it is.", module=None, tensors=None)
+    yield Mixer(
+        id="softmax", summary="The teacher's own attention, kept as it is.", module=None, tensors=None
+    )
     yield Mixer(
         id="generalized-linear",
         summary="LinFusion's normalised, non-causal linear attention.",
@@ -37,11 +39,11 @@ def linzoo_init_recipes() -> Iterator[InitRecipe]:
         id="pretrained",
         summary="Published LinFusion weights as they are.",
         build=LazyRef("linzoo.init.pretrained:build"),
-        needs=["linfusion"],
+        needs=("linfusion",),
     )
     yield InitRecipe(
         id="delta",
         summary="Published LinFusion weights plus what the fine-tune changed in its base model.",
         build=LazyRef("linzoo.init.delta:build"),
-        needs=["teacher", "linfusion", "base"],
+        needs=("teacher", "linfusion", "base"),
     )

@@ -1,0 +1,157 @@
+"""Finding plugins by metadata alone: nothing is imported here."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import importlib.util
+import re
+import site
+import sys
+import sysconfig
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from linzoo._version import __version__
+
+PLUGINS_GROUP = "linzoo"
+COMMANDS_GROUP = "linzoo.commands"
+
+Origin = Literal["built-in", "entry-point", "file"]
+
+
+def normalise(name: str) -> str:
+    """Spell the name of a distribution as packaging does: ``Linzoo_Kolors`` is ``linzoo-kolors``."""
+    return re.sub(r"[-_.]+", "-", name).strip().lower()
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """Something that metadata says is a plugin (or a plugin's command), before anything of it is imported.
+
+    Attributes:
+        name: the entry point's name.
+        dist: the distribution that it comes from; for a built-in or a file, the module's name.
+        version: the distribution's version; empty for a file.
+        target: what is loaded: ``"package.module:attribute"``, or the path of a file.
+        load: imports it.
+        requires: the ``Requires-Dist`` lines of the distribution.
+    """
+
+    name: str
+    dist: str
+    version: str
+    origin: Origin
+    target: str
+    load: Callable[[], Any] = field(repr=False, compare=False)
+    requires: tuple[str, ...] = ()
+
+    @property
+    def key(self) -> str:
+        """What the plugin is registered as; never the same for two distributions."""
+        return f"{self.dist}:{self.name}"
+
+
+def builtin_candidates(modules: Sequence[str]) -> list[Candidate]:
+    """The plugins that come with linzoo, by module name; they need no metadata, so a checkout has them too."""
+    return [
+        Candidate(
+            name=module.removeprefix("linzoo_"),
+            dist=module,
+            version=__version__,
+            origin="built-in",
+            target=module,
+            load=lambda module=module: importlib.import_module(module),  # type: ignore[misc]
+        )
+        for module in modules
+    ]
+
+
+def installed_candidates(group: str = PLUGINS_GROUP) -> list[Candidate]:
+    """The entry points of installed distributions, sorted by distribution and name.
+
+    Of a distribution that lies on the path twice only the first copy counts, as for imports. The current directory
+    is never looked at, unless packages are really installed there.
+    """
+    path = _search_path()
+    found: dict[str, list[Candidate]] = {}
+    for name in _distributions_with(group, path):
+        key = normalise(name)
+        if key not in found:
+            found[key] = list(_entry_points(name, group, path))
+    return [
+        candidate for key in sorted(found) for candidate in sorted(found[key], key=lambda each: each.name)
+    ]
+
+
+def file_candidates(paths: Sequence[str | Path]) -> list[Candidate]:
+    """The one-file plugins that were named on the command line."""
+    return [_file_candidate(Path(path)) for path in paths]
+
+
+def _search_path() -> list[str]:
+    here = Path.cwd()
+    installed = {sysconfig.get_path("purelib"), sysconfig.get_path("platlib"), site.getusersitepackages()}
+    return [
+        entry
+        for entry in sys.path
+        if entry and (entry in installed or not Path(entry).is_dir() or not here.samefile(entry))
+    ]
+
+
+def _distributions_with(group: str, path: list[str]) -> Iterator[str]:
+    """Names of distributions whose metadata mention the group; reads one small file of each distribution."""
+    heading = re.compile(rf"^\s*\[\s*{re.escape(group)}\s*\]", re.MULTILINE)
+    for dist in importlib.metadata.distributions(path=path):
+        try:
+            if heading.search(dist.read_text("entry_points.txt") or "") and dist.metadata["Name"]:
+                yield dist.metadata["Name"]
+        except (OSError, UnicodeError, TypeError):
+            continue  # what an interrupted uninstall leaves behind is nobody's plugin
+
+
+def _entry_points(name: str, group: str, path: list[str]) -> Iterator[Candidate]:
+    dist = next(iter(importlib.metadata.distributions(name=name, path=path)))
+    seen = set()
+    for point in dist.entry_points.select(group=group):
+        if point.name in seen:
+            continue
+        seen.add(point.name)
+        yield Candidate(
+            name=point.name,
+            dist=name,
+            version=dist.version,
+            origin="entry-point",
+            target=point.value,
+            load=point.load,
+            requires=tuple(dist.requires or ()),
+        )
+
+
+def _file_candidate(path: Path) -> Candidate:
+    stem = re.sub(r"\W", "_", path.stem)
+    return Candidate(
+        name=stem, dist=stem, version="", origin="file", target=str(path), load=lambda: _load_file(stem, path)
+    )
+
+
+def _load_file(name: str, path: Path) -> Any:
+    """Import a file as the module ``name``, so that a ``LazyRef`` can name what it holds."""
+    taken = importlib.util.find_spec(name)
+    if taken is not None and (
+        taken.origin is None or not Path(taken.origin).exists() or not path.samefile(taken.origin)
+    ):
+        raise ImportError(f"another module is called '{name}' already; give the file another name")
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise ImportError(f"'{path}' is not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module

@@ -1,0 +1,143 @@
+"""Loading one plugin behind a guard: whatever goes wrong in it is noted on it, and stops nothing else."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import sys
+import time
+import traceback
+from typing import Any
+
+import pluggy
+
+from linzoo._version import __version__
+from linzoo.errors import PluginError
+from linzoo.plugin import SpecError
+from linzoo.registry.candidates import Candidate
+from linzoo.registry.collecting import Entries, collect
+from linzoo.registry.lint import lint_hooks
+from linzoo.registry.problems import Fault, Problem, brief
+from linzoo.registry.status import PluginStatus
+from linzoo.registry.switches import Switches
+from linzoo.registry.trace import Tracer
+
+HEAVY = ("torch", "diffusers", "transformers", "triton", "numpy")
+_INNER = re.compile(r"[/\\]linzoo[/\\](registry|plugin)[/\\]|[/\\]importlib[/\\]|^<")
+
+
+class Loader:
+    """Takes candidates through import, lint, registration and collection, one at a time."""
+
+    def __init__(self, manager: pluggy.PluginManager, switches: Switches, trace: Tracer) -> None:
+        self._manager = manager
+        self._switches = switches
+        self._trace = trace
+
+    def load(self, candidate: Candidate) -> tuple[PluginStatus, Entries]:
+        """Load one plugin.
+
+        Returns:
+            What became of it, and its entries: all of them, or none.
+
+        Raises:
+            PluginError: it has a problem, and ``LINZOO_STRICT_PLUGINS`` is set.
+        """
+        status = PluginStatus(candidate)
+        if not self._switches.admit(candidate):
+            status.state = "disabled"
+            return status, {}
+        start = time.perf_counter()
+        entries: Entries = {}
+        try:
+            # What a plugin prints must not end up in the JSON that a command prints.
+            with contextlib.redirect_stdout(sys.stderr):
+                entries = self._take_in(status)
+        except (Exception, SystemExit) as error:
+            self.refuse(status, _as_fault(error), error)
+        status.ms = (time.perf_counter() - start) * 1000
+        return status, entries
+
+    def refuse(self, status: PluginStatus, fault: Fault, error: BaseException) -> None:
+        """Note why a plugin is left out, and forget its hooks.
+
+        Raises:
+            PluginError: ``LINZOO_STRICT_PLUGINS`` is set.
+        """
+        key = status.candidate.key
+        if self._manager.has_plugin(key):
+            self._manager.unregister(name=key)
+        status.error = error.__cause__ if isinstance(error, Fault) else error
+        where = fault.where or _place(status.error)
+        problem = status.report(fault.code, where, **fault.values)
+        wanted = _unmet_requirement(status.candidate)
+        if wanted:
+            status.problems.remove(problem)
+            problem = status.report("LZP103", where, wanted=wanted, have=__version__, cause=problem.message)
+        self.enforce(problem, error)
+
+    def enforce(self, problem: Problem, error: BaseException | None = None) -> None:
+        """Raise the problem as a PluginError where ``LINZOO_STRICT_PLUGINS`` is set."""
+        if self._switches.strict:
+            raise PluginError(problem.render()) from error
+
+    def _take_in(self, status: PluginStatus) -> Entries:
+        candidate, manager = status.candidate, self._manager
+        before = set(sys.modules)
+        plugin = candidate.load()
+        status.hooks = lint_hooks(manager, plugin)
+        other = manager.get_name(plugin)
+        if other is not None:
+            raise Fault("LZP206", getattr(plugin, "__file__", None) or "", other=other)
+        manager.register(plugin, name=candidate.key)
+        entries = collect(manager, candidate.key, self._trace)
+        status.provides = {kind: tuple(sorted(each.id for each in found)) for kind, found in entries.items()}
+        heavy = [module for module in HEAVY if module in sys.modules and module not in before]
+        if heavy:
+            self.enforce(status.report("LZP104", modules=", ".join(heavy)))
+        return entries
+
+
+def _as_fault(error: BaseException) -> Fault:
+    if isinstance(error, Fault):
+        return error
+    if isinstance(error, SystemExit):
+        return Fault("LZP102", cause=error.code)
+    if isinstance(error, SpecError):
+        return Fault(error.code, stage="import", cause=str(error))
+    return Fault("LZP101", cause=brief(error))
+
+
+def _place(error: BaseException | None) -> str:
+    """The first line of code outside linzoo and the import machinery on the way to an exception."""
+    if isinstance(error, SyntaxError) and error.filename:
+        return f"{error.filename}:{error.lineno}"
+    for frame in traceback.extract_tb(error.__traceback__ if error else None):
+        if not _INNER.search(frame.filename):
+            return f"{frame.filename}:{frame.lineno}"
+    return ""
+
+
+def _unmet_requirement(candidate: Candidate) -> str:
+    """The version specifier that a distribution wants of linzoo, where this linzoo does not meet it."""
+    if not candidate.requires:
+        return ""
+    from packaging.requirements import InvalidRequirement, Requirement
+
+    for line in candidate.requires:
+        try:
+            requirement = Requirement(line)
+        except InvalidRequirement:
+            continue
+        applies = requirement.name.lower() == "linzoo" and (
+            requirement.marker is None or requirement.marker.evaluate({"extra": ""})
+        )
+        if applies and not requirement.specifier.contains(__version__, prereleases=True):
+            return str(requirement.specifier)
+    return ""
+
+
+def format_error(status: PluginStatus) -> str:
+    """The traceback of what broke a plugin; empty where nothing was raised."""
+    error: Any = status.error
+    return "".join(traceback.format_exception(error)) if error is not None else ""

@@ -1,0 +1,45 @@
+"""Printing every hook call on stderr (``LINZOO_TRACE_PLUGINS=1``)."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass
+class Traced:
+    """One call that is being traced; whoever makes it leaves the answer here."""
+
+    answer: Any = None
+
+
+Tracer = Callable[..., AbstractContextManager[Traced]]
+
+
+@contextlib.contextmanager
+def silent(hook: str, plugin: str, *arguments: Any) -> Iterator[Traced]:  # noqa: ARG001 (the shape of a tracer)
+    """Trace nothing."""
+    yield Traced()
+
+
+@contextlib.contextmanager
+def aloud(hook: str, plugin: str, *arguments: Any) -> Iterator[Traced]:
+    """Print plugin, arguments, answer and duration of one call, whether it returns or raises."""
+    traced = Traced()
+    start = time.perf_counter()
+    outcome = "interrupted"
+    try:
+        yield traced
+        outcome = repr(traced.answer)
+    except BaseException as error:
+        outcome = f"raised {error!r}"
+        raise
+    finally:
+        ms = (time.perf_counter() - start) * 1000
+        given = ", ".join(repr(argument) for argument in arguments)
+        print(f"{plugin} {hook}({given}) -> {outcome}  {ms:.1f} ms", file=sys.stderr)  # noqa: T201

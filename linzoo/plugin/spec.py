@@ -6,7 +6,7 @@ import functools
 import re
 import types
 import typing
-from collections.abc import Hashable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Union
 
@@ -44,14 +44,15 @@ class Spec:
     """
 
     def __post_init__(self) -> None:
-        for name, hint in _hints(type(self)).items():
+        cls: Any = type(self)
+        for name, hint in _hints(cls).items():
             value = freeze(getattr(self, name))
-            check_type(f"{type(self).__name__}.{name}", value, hint)
+            check_type(f"{cls.__name__}.{name}", value, hint)
             object.__setattr__(self, name, value)
 
 
 @functools.cache
-def _hints(cls: Hashable) -> dict[str, Any]:
+def _hints(cls: Any) -> dict[str, Any]:
     return typing.get_type_hints(cls)
 
 

@@ -5,11 +5,14 @@ from __future__ import annotations
 import click
 
 from linzoo._version import __version__
-from linzoo.cli.common import Group
 from linzoo.cli.doctor import doctor
+from linzoo.cli.list import list_entries
+from linzoo.cli.plugin_commands import RootGroup
+from linzoo.cli.plugins import plugins
+from linzoo.cli.show import show
 
 
-@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=RootGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, "-V", "--version", prog_name="linzoo")
 def main() -> None:
     """Convert Stable Diffusion checkpoints to linear attention (LinFusion), mount them and draw with them.
@@ -23,3 +26,6 @@ def main() -> None:
 
 
 main.add_command(doctor)
+main.add_command(list_entries)
+main.add_command(plugins)
+main.add_command(show)

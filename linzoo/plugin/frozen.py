@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import fields, is_dataclass
 from typing import Any
 
 
@@ -40,7 +41,9 @@ def freeze(value: Any) -> Any:
 
 
 def thaw(value: Any) -> Any:
-    """Turn what :func:`freeze` made back into dicts and lists, ready for ``json.dumps``."""
+    """Turn what :func:`freeze` made, and dataclasses that hold it, into dicts and lists for ``json.dumps``."""
+    if is_dataclass(value):
+        return {each.name: thaw(getattr(value, each.name)) for each in fields(value)}
     if isinstance(value, Mapping):
         return {key: thaw(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

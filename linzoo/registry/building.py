@@ -10,7 +10,7 @@ from typing import Any
 import pluggy
 
 from linzoo.plugin import hookspecs
-from linzoo.registry.candidates import builtin_candidates, file_candidates, installed_candidates
+from linzoo.registry.candidates import Candidate, builtin_candidates, file_candidates, installed_candidates
 from linzoo.registry.catalog import Catalog, Registered
 from linzoo.registry.collecting import Entries
 from linzoo.registry.kinds import KINDS
@@ -52,14 +52,10 @@ def build_registry(
         PluginError: a plugin has a problem, and ``LINZOO_STRICT_PLUGINS`` is set.
     """
     switches = Switches.read(os.environ if env is None else env)
+    candidates = _candidates(builtins, entry_points, paths)
     trace = aloud if switches.trace else silent
     manager = pluggy.PluginManager("linzoo")
     manager.add_hookspecs(hookspecs)
-    candidates = [
-        *builtin_candidates(builtins),
-        *(installed_candidates() if entry_points else ()),
-        *file_candidates(paths),
-    ]
     loader = Loader(manager, switches, trace)
     loaded = [loader.load(candidate) for candidate in candidates]
     catalogs = _commit(loaded)
@@ -68,6 +64,20 @@ def build_registry(
         catalogs = _commit(loaded)
     _note_shared_ids(catalogs.values(), loader)
     return Registry(manager, [status for status, _ in loaded], catalogs, switches.warnings(candidates), trace)
+
+
+def find_candidates(paths: Sequence[str | Path] = ()) -> list[tuple[Candidate, bool]]:
+    """Everything that :func:`build_registry` would look at, and whether it would load it; imports nothing."""
+    switches = Switches.read(os.environ)
+    return [(each, switches.admit(each)) for each in _candidates(BUILTINS, True, paths)]
+
+
+def _candidates(builtins: Sequence[str], entry_points: bool, paths: Sequence[str | Path]) -> list[Candidate]:
+    return [
+        *builtin_candidates(builtins),
+        *(installed_candidates() if entry_points else ()),
+        *file_candidates(paths),
+    ]
 
 
 def _commit(loaded: Loaded) -> dict[str, Catalog[Any]]:

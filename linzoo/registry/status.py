@@ -8,7 +8,7 @@ from typing import Literal
 from linzoo.registry.candidates import Candidate, Origin
 from linzoo.registry.problems import Problem, make_problem
 
-State = Literal["ok", "disabled", "broken"]
+State = Literal["ok", "disabled", "broken", "not loaded"]
 
 
 @dataclass(slots=True, eq=False)

@@ -1,0 +1,102 @@
+"""Building a diffusers pipeline from a folder, a Hub repository or a single file."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from linzoo.checkpoints.components import component_config
+from linzoo.checkpoints.folder import read_json
+from linzoo.errors import CheckpointError
+from linzoo.plugin import TeacherRequest
+
+_HUB = "hf://"
+
+
+def build_pipeline(request: TeacherRequest) -> Any:
+    """Build the pipeline of a teacher that plain diffusers can load.
+
+    A single file gets the component configs and tokenizers that its variant bundles, so that nothing is fetched.
+
+    Raises:
+        CheckpointError: it is no complete pipeline, or diffusers cannot load it; says what is missing.
+    """
+    import torch
+
+    dtype = getattr(torch, request.dtype)
+    try:
+        if request.path.is_file():
+            with _component_folder(request) as folder:
+                pipe = _pipeline_class(folder).from_single_file(
+                    str(request.path), config=str(folder), torch_dtype=dtype
+                )
+        else:
+            pipe = _from_folder(request, torch_dtype=dtype)
+    except (OSError, ValueError, RuntimeError, TypeError, KeyError, AttributeError) as error:
+        raise CheckpointError(
+            f"{request.source}: diffusers cannot build a pipeline from it: {error}\n"
+            "  'linzoo inspect' tells what the checkpoint holds."
+        ) from error
+    _check_tokenizers(pipe, request.source)
+    return pipe.to(request.device)
+
+
+def _from_folder(request: TeacherRequest, **options: Any) -> Any:
+    from diffusers import DiffusionPipeline
+
+    if request.source.startswith(_HUB):
+        repo, _, revision = request.source.removeprefix(_HUB).partition("@")
+        return DiffusionPipeline.from_pretrained(repo, revision=revision or None, **options)
+    if not (request.path / "model_index.json").is_file():
+        raise CheckpointError(
+            f"{request.path}: holds one component and not a pipeline (there is no model_index.json), and a UNet "
+            "alone cannot draw; name the pipeline's folder."
+        )
+    weights = [each.name for each in (request.path / "unet").glob("*.safetensors")]
+    if weights and all(".fp16." in name for name in weights):
+        options["variant"] = "fp16"
+    return DiffusionPipeline.from_pretrained(request.path, local_files_only=True, **options)
+
+
+@contextmanager
+def _component_folder(request: TeacherRequest) -> Iterator[Path]:
+    """The variant's bundled components with its overrides and the prediction type, as diffusers reads them."""
+    bundled = request.variant.components.locate()
+    with tempfile.TemporaryDirectory(prefix="linzoo-") as temporary:
+        folder = Path(temporary) / "components"
+        shutil.copytree(bundled, folder)
+        for component in request.variant.component_overrides:
+            _write(folder, component, component_config(request.variant, component))
+        scheduler = component_config(request.variant, "scheduler")
+        _write(folder, "scheduler", {**scheduler, "prediction_type": request.prediction_type})
+        yield folder
+
+
+def _write(folder: Path, component: str, config: dict[str, Any]) -> None:
+    name = "scheduler_config.json" if component == "scheduler" else "config.json"
+    (folder / component / name).write_text(json.dumps(config), encoding="utf-8")
+
+
+def _pipeline_class(folder: Path) -> Any:
+    import diffusers
+
+    return getattr(diffusers, read_json(folder / "model_index.json")["_class_name"])
+
+
+def _check_tokenizers(pipe: Any, source: str) -> None:
+    """A tokenizer whose files are not there loads without an error as one of two words."""
+    for suffix in ("", "_2"):
+        tokenizer = getattr(pipe, f"tokenizer{suffix}", None)
+        encoder = getattr(pipe, f"text_encoder{suffix}", None)
+        if tokenizer is None or encoder is None:
+            continue
+        if len(tokenizer) != encoder.config.vocab_size:
+            raise CheckpointError(
+                f"{source}: its tokenizer{suffix} knows {len(tokenizer):,} words, but its text encoder "
+                f"{encoder.config.vocab_size:,}: the tokenizer's files are missing or belong to another model."
+            )

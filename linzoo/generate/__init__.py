@@ -1,0 +1,1 @@
+"""Drawing with a teacher and its student, and laying the pictures side by side."""

@@ -1,0 +1,111 @@
+"""Draw the same prompts from the same noise with a teacher and with its student."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from linzoo.errors import UsageError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from linzoo.attention.handle import Handle
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """How pictures are drawn.
+
+    Attributes:
+        size: width and height in pixels, multiples of 8; None for the size that the model was trained at.
+        steps: denoising steps.
+        guidance: scale of classifier-free guidance; 1 for none.
+        negative: what the picture should not show.
+        seed: the first picture's seed; picture ``i`` gets ``seed + i``.
+        batch: pictures drawn at once.
+    """
+
+    size: tuple[int, int] | None = None
+    steps: int = 25
+    guidance: float = 7.5
+    negative: str = ""
+    seed: int = 0
+    batch: int = 1
+
+    def seeds(self, count: int) -> list[int]:
+        """The seed of each of ``count`` pictures."""
+        return [self.seed + index for index in range(count)]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One prompt drawn twice from the same noise."""
+
+    prompt: str
+    seed: int
+    teacher: Image = field(repr=False)
+    student: Image = field(repr=False)
+
+
+def draw(
+    pipe: Any, prompts: Sequence[str], settings: Settings, on_step: Callable[[int], None] = lambda count: None
+) -> list[Image]:
+    """Draw one picture for each prompt; the noise of a picture depends on its seed alone, not on the batch.
+
+    Args:
+        pipe: a text-to-image pipeline of diffusers.
+        prompts: what to draw.
+        settings: how.
+        on_step: called after each denoising step with the number of pictures that it brought forward.
+
+    Raises:
+        UsageError: the size is not one that the model can draw.
+    """
+    import torch
+
+    width, height = settings.size or (None, None)
+    if settings.size and (width % 8 or height % 8 or min(settings.size) < 8):
+        raise UsageError(f"A size must be a multiple of 8 in both directions, got {width}x{height}.")
+    pipe.set_progress_bar_config(disable=True)
+    images: list[Image] = []
+    seeds = settings.seeds(len(prompts))
+    for start in range(0, len(prompts), settings.batch):
+        batch = list(prompts[start : start + settings.batch])
+        images += pipe(
+            prompt=batch,
+            negative_prompt=[settings.negative] * len(batch),
+            width=width,
+            height=height,
+            num_inference_steps=settings.steps,
+            guidance_scale=settings.guidance,
+            generator=[
+                torch.Generator("cpu").manual_seed(seed) for seed in seeds[start : start + len(batch)]
+            ],
+            callback_on_step_end=_counting(on_step, len(batch)),
+        ).images
+    return images
+
+
+def compare(
+    pipe: Any,
+    handle: Handle,
+    prompts: Sequence[str],
+    settings: Settings,
+    on_step: Callable[[int], None] = lambda count: None,
+) -> list[Pair]:
+    """Draw each prompt with the teacher and with the student that ``handle`` has mounted; see :func:`draw`."""
+    with handle.disabled():
+        teacher = draw(pipe, prompts, settings, on_step)
+    student = draw(pipe, prompts, settings, on_step)
+    seeds = settings.seeds(len(prompts))
+    return [Pair(*each) for each in zip(prompts, seeds, teacher, student, strict=True)]
+
+
+def _counting(on_step: Callable[[int], None], pictures: int) -> Callable[..., dict[str, Any]]:
+    def on_step_end(pipe: Any, step: int, timestep: Any, values: dict[str, Any]) -> dict[str, Any]:  # noqa: ARG001
+        on_step(pictures)
+        return values
+
+    return on_step_end

@@ -1,0 +1,56 @@
+"""Pictures and pages on disk: written whole or not at all."""
+
+from __future__ import annotations
+
+import io
+import os
+import secrets
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from linzoo.checkpoints.atomic import explain_os_errors, fsync_folder
+from linzoo.errors import UsageError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
+"""The picture format that each suffix stands for."""
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write a file beside its place and move it there; what stood there stays until then.
+
+    Raises:
+        CheckpointError: the place cannot be written or the disk is full.
+    """
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    with explain_os_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with temporary.open("xb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+        fsync_folder(path.parent)
+
+
+def write_image(path: Path, image: Image) -> None:
+    """Write a picture in the format of the path's suffix; see :func:`write_bytes`.
+
+    Raises:
+        UsageError: the suffix stands for no picture format.
+    """
+    if path.suffix.lower() not in FORMATS:
+        raise UsageError(f"{path}: name a picture file, one of {', '.join(FORMATS)}.")
+    write_bytes(path, encode(image, FORMATS[path.suffix.lower()]))
+
+
+def encode(image: Image, kind: str = "PNG") -> bytes:
+    """The picture as the bytes of a file."""
+    buffer = io.BytesIO()
+    image.save(buffer, kind)
+    return buffer.getvalue()

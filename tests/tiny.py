@@ -1,0 +1,145 @@
+"""Tiny Stable Diffusion models with random weights, built in memory: a pipeline in a fraction of a second."""
+
+from __future__ import annotations
+
+import torch
+from diffusers import (
+    AutoencoderKL,
+    DDIMScheduler,
+    StableDiffusionPipeline,
+    StableDiffusionXLPipeline,
+    UNet2DConditionModel,
+)
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+
+SD_SITES = 4
+SDXL_SITES = 8
+CONTEXT = 32
+
+
+def tiny_tokenizer() -> CLIPTokenizer:
+    """A CLIP tokenizer that spells every word out."""
+    letters = [chr(code) for code in range(33, 127)]
+    words = [*letters, *(letter + "</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
+    vocabulary = {word: index for index, word in enumerate(words)}
+    return CLIPTokenizer(vocab=vocabulary, merges=[], model_max_length=77)
+
+
+def tiny_unet(seed: int = 0, **changes: object) -> UNet2DConditionModel:
+    """A UNet of SD 1.x structure with self-attention over 64, 16 and 64 tokens for 8 x 8 latents."""
+    torch.manual_seed(seed)
+    config: dict[str, object] = {
+        "sample_size": 8,
+        "block_out_channels": (32, 64),
+        "layers_per_block": 1,
+        "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
+        "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
+        "cross_attention_dim": CONTEXT,
+        "attention_head_dim": 4,
+    }
+    return UNet2DConditionModel(**(config | changes)).eval()
+
+
+def tiny_sdxl_unet(seed: int = 0) -> UNet2DConditionModel:
+    """A UNet of SDXL structure: several transformer blocks, head counts by level, added text and time ids."""
+    return tiny_unet(
+        seed,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        cross_attention_dim=2 * CONTEXT,
+        attention_head_dim=(2, 4),
+        use_linear_projection=True,
+        addition_embed_type="text_time",
+        addition_time_embed_dim=8,
+        transformer_layers_per_block=(1, 2),
+        projection_class_embeddings_input_dim=80,
+    )
+
+
+def tiny_vae(seed: int = 0) -> AutoencoderKL:
+    """An autoencoder that halves the size once."""
+    torch.manual_seed(seed)
+    return AutoencoderKL(
+        block_out_channels=(32, 32),
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        latent_channels=4,
+        norm_num_groups=32,
+    ).eval()
+
+
+def tiny_text_encoder(tokenizer: CLIPTokenizer, seed: int = 0, *, projection: bool = False) -> CLIPTextModel:
+    """A CLIP text encoder of width ``CONTEXT``, with SDXL's projection of the pooled output or without."""
+    torch.manual_seed(seed)
+    config = CLIPTextConfig(
+        vocab_size=len(tokenizer),
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        hidden_size=CONTEXT,
+        intermediate_size=37,
+        num_attention_heads=4,
+        num_hidden_layers=2,
+        projection_dim=CONTEXT,
+    )
+    return (CLIPTextModelWithProjection if projection else CLIPTextModel)(config).eval()
+
+
+def tiny_scheduler() -> DDIMScheduler:
+    """Stable Diffusion's noise schedule."""
+    return DDIMScheduler(
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        clip_sample=False,
+        set_alpha_to_one=False,
+        steps_offset=1,
+    )
+
+
+def tiny_sd(cls: type = StableDiffusionPipeline, **components: object) -> StableDiffusionPipeline:
+    """A Stable Diffusion pipeline, or another ``cls`` with its further components."""
+    tokenizer = tiny_tokenizer()
+    parts: dict[str, object] = {
+        "vae": tiny_vae(),
+        "text_encoder": tiny_text_encoder(tokenizer),
+        "tokenizer": tokenizer,
+        "unet": tiny_unet(),
+        "scheduler": tiny_scheduler(),
+        "safety_checker": None,
+        "feature_extractor": None,
+        "requires_safety_checker": False,
+    }
+    pipe = cls(**(parts | components))
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def tiny_sdxl() -> StableDiffusionXLPipeline:
+    """An SDXL pipeline."""
+    tokenizer = tiny_tokenizer()
+    pipe = StableDiffusionXLPipeline(
+        vae=tiny_vae(),
+        text_encoder=tiny_text_encoder(tokenizer),
+        text_encoder_2=tiny_text_encoder(tokenizer, seed=1, projection=True),
+        tokenizer=tokenizer,
+        tokenizer_2=tokenizer,
+        unet=tiny_sdxl_unet(),
+        scheduler=tiny_scheduler(),
+    )
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def draw(pipe: StableDiffusionPipeline, **changes: object) -> torch.Tensor:
+    """One seeded picture of 16 x 16 pixels in two steps, as an array in 0 to 1."""
+    arguments: dict[str, object] = {
+        "prompt": "a cat",
+        "num_inference_steps": 2,
+        "guidance_scale": 5.0,
+        "generator": torch.Generator("cpu").manual_seed(0),
+        "output_type": "np",
+        "height": 16,
+        "width": 16,
+    }
+    return torch.as_tensor(pipe(**(arguments | changes)).images)

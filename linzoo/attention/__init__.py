@@ -1,0 +1,1 @@
+"""Attention: plans and layouts (no torch), the mixers, and how they are mounted in a UNet."""

@@ -1,0 +1,95 @@
+"""``linzoo.lock.json``: what a result was made from and how, so that it can be checked and made again.
+
+It holds no times and no absolute paths: the same input gives the same bytes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from linzoo.checkpoints.digest import Digest, digest
+from linzoo.checkpoints.folder import read_json
+from linzoo.checkpoints.source import Checkpoint
+from linzoo.errors import CheckpointError
+
+LOCK_NAME = "linzoo.lock.json"
+LOCK_VERSION = 1
+
+
+def files_read(checkpoint: Checkpoint) -> dict[str, Path]:
+    """The files that a conversion reads of a checkpoint, by the name that the lock file gives them."""
+    root = checkpoint.path if checkpoint.path.is_dir() else checkpoint.path.parent
+    files = list(checkpoint.files)
+    config = files[0].with_name("config.json")
+    if checkpoint.path.is_dir() and config.is_file():
+        files.append(config)
+    return {file.relative_to(root).as_posix(): file for file in files}
+
+
+def describe_source(checkpoint: Checkpoint, digests: Mapping[str, Digest]) -> dict[str, Any]:
+    """Record where weights came from: the repository and commit if they came from the Hub, and every file's hash."""
+    record: dict[str, Any] = {"layout": checkpoint.layout, "files": describe_files(digests)}
+    if checkpoint.revision is not None:
+        record["repo"] = checkpoint.spec.partition("@")[0]
+        record["commit"] = checkpoint.revision
+    return record
+
+
+def describe_files(digests: Mapping[str, Digest]) -> dict[str, Any]:
+    """Record files by name, with size and SHA-256."""
+    return {name: dataclasses.asdict(digests[name]) for name in sorted(digests)}
+
+
+def describe_entry(entry: Any) -> dict[str, Any]:
+    """Record what a plugin declared, with a hash of it, so that a change of a plan or recipe shows."""
+    document = plain(entry)
+    canonical = json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return {"id": entry.id, "sha256": hashlib.sha256(canonical.encode()).hexdigest(), "document": document}
+
+
+def plain(value: Any) -> Any:
+    """Turn dataclasses, mappings and tuples into what JSON has."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {each.name: plain(getattr(value, each.name)) for each in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    return value
+
+
+def encode_json(document: Mapping[str, Any]) -> bytes:
+    """Encode a document so that equal documents have equal bytes."""
+    return (json.dumps(document, indent=2, sort_keys=True, ensure_ascii=False) + "\n").encode()
+
+
+def read_lock(folder: Path) -> dict[str, Any] | None:
+    """Read the lock file of a result; None where there is none.
+
+    Raises:
+        CheckpointError: it is damaged, or was written by a newer linzoo.
+    """
+    path = folder / LOCK_NAME
+    if not path.exists():
+        return None
+    document = read_json(path)
+    if not isinstance(document.get("outputs"), dict) or not isinstance(document.get("lock_version"), int):
+        raise CheckpointError(f"{path}: no lock file of linzoo, or a damaged one")
+    if document["lock_version"] > LOCK_VERSION:
+        raise CheckpointError(f"{path}: written by a newer linzoo; update linzoo to read it")
+    return document
+
+
+def changed_outputs(folder: Path, lock: Mapping[str, Any]) -> list[str]:
+    """Names of the files of a result that are missing or are not what its lock file says."""
+    changed = []
+    for name, record in sorted(lock["outputs"].items()):
+        path = folder / name
+        if not path.is_file() or dataclasses.asdict(digest(path)) != record:
+            changed.append(name)
+    return changed

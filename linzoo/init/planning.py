@@ -1,0 +1,271 @@
+"""Everything about a conversion that is settled before the first byte is written."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from math import prod
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from linzoo.attention.layout import PROJECTIONS, projection_mid_dim
+from linzoo.attention.plan import Placement, resolve_plan, sites_of
+from linzoo.checkpoints.header import DTYPES
+from linzoo.checkpoints.inspection import Inspection, inspect
+from linzoo.checkpoints.linfusion import GENERALIZED_LINEAR, LinFusionConfig, ModuleEntry
+from linzoo.checkpoints.source import Checkpoint, open_source
+from linzoo.checkpoints.unet import UNetTensors, open_unet
+from linzoo.errors import CheckpointError, UsageError
+from linzoo.init.numbers import CODES, FLOATS
+from linzoo.init.published import match_published, open_published
+from linzoo.init.recipe import InitPlan, InitRequest, PublishedWeights, TargetModule
+from linzoo.plugin import AttentionPlan, InitRecipe, Variant, thaw
+
+if TYPE_CHECKING:
+    from linzoo.registry import Registered, Registry
+
+_HASH_BUFFER = 1 << 20
+_COPIES = 6  # of the largest tensor in float32, alive at once while one tensor is made
+
+
+@dataclass(frozen=True)
+class ConversionPlan:
+    """A conversion, ready to be written.
+
+    Attributes:
+        source: the teacher.
+        inspection: what was found out about it.
+        variant, attention_plan, recipe: what the registry provides for it.
+        plugins: version of every plugin that takes part, by name.
+        inputs: every checkpoint that is read, by role: ``source``, ``linfusion``, ``base``.
+        config: ``config.json`` of the result.
+        kept: attention modules that stay softmax.
+        init: the tensors of the result.
+        dtype: safetensors code that was asked for; None for that of the weights it starts from.
+        seed: of everything that is drawn.
+    """
+
+    source: Checkpoint
+    inspection: Inspection
+    variant: Registered[Variant]
+    attention_plan: Registered[AttentionPlan]
+    recipe: Registered[InitRecipe]
+    plugins: Mapping[str, str]
+    inputs: Mapping[str, Checkpoint]
+    config: LinFusionConfig
+    kept: tuple[str, ...]
+    init: InitPlan
+    dtype: str | None
+    seed: int
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of weights that will be written."""
+        return sum(prod(tensor.shape) * DTYPES[tensor.dtype].itemsize for tensor in self.init.tensors)
+
+    @property
+    def memory(self) -> int:
+        """Most bytes of memory that writing takes, beyond the program and the headers."""
+        return _COPIES * 4 * max(prod(tensor.shape) for tensor in self.init.tensors) + _HASH_BUFFER
+
+
+def plan_conversion(
+    source: str | Path,
+    *,
+    init: str | None = None,
+    plan: str | None = None,
+    variant: str | None = None,
+    prediction_type: str | None = None,
+    linfusion: str | Path | None = None,
+    base: str | Path | None = None,
+    dtype: str | None = None,
+    seed: int = 0,
+    registry: Registry,
+) -> ConversionPlan:
+    """Find out what a source is, what replaces what, and where every tensor of the result comes from.
+
+    See :func:`linzoo.convert` for the arguments and errors.
+    """
+    code = _dtype_code(dtype)
+    inspection = inspect(source, registry=registry, variant=variant, prediction_type=prediction_type)
+    found = registry.variants[inspection.require()[0].id]
+    attention_plan = _choose_plan(plan, found, registry)
+    recipe = registry.inits.resolve(init or found.value.default_init, found.plugin)
+    _check_options(recipe.value, {"linfusion": linfusion, "base": base})
+
+    checkpoint = open_source(source, registry=registry)
+    teacher = open_unet(checkpoint, found.value)
+    shapes = {name: info.shape for name, info in teacher.tensors.items()}
+    placements = resolve_plan(attention_plan, sites_of(teacher.config, shapes), registry)
+    replaced = [placement for placement in placements if placement.replaced]
+    _check_mixers(recipe.value, replaced)
+    _check_teacher(teacher, replaced, code)
+
+    published = None
+    if linfusion is not None:
+        published = open_published(linfusion, found.value, registry)
+        replaced = match_published(replaced, shapes, published)
+    base_unet = None
+    if base is not None:
+        base_unet = open_unet(open_source(base, registry=registry), found.value)
+    modules = tuple(_target(index, placement) for index, placement in enumerate(replaced))
+    request = InitRequest(modules, teacher, published, base_unet, code, seed)
+    return ConversionPlan(
+        source=checkpoint,
+        inspection=inspection,
+        variant=found,
+        attention_plan=attention_plan,
+        recipe=recipe,
+        plugins=_plugins(found, attention_plan, recipe, registry),
+        inputs=_inputs(checkpoint, published, base_unet),
+        config=LinFusionConfig(tuple(module.entry for module in modules)),
+        kept=tuple(placement.site.name for placement in placements if not placement.replaced),
+        init=_build(recipe.value, request),
+        dtype=code,
+        seed=seed,
+    )
+
+
+def _dtype_code(dtype: str | None) -> str | None:
+    if dtype is None:
+        return None
+    if dtype not in CODES:
+        raise UsageError(f"dtype '{dtype}' cannot be written; choose one of {', '.join(CODES)}")
+    return CODES[dtype]
+
+
+def _choose_plan(
+    name: str | None, variant: Registered[Variant], registry: Registry
+) -> Registered[AttentionPlan]:
+    if name is None:
+        return registry.plans.resolve(variant.value.default_plan, variant.plugin)
+    chosen = registry.plans[name]
+    fitting = registry.plans_for(variant.full_id)
+    if not any(chosen is each for each in fitting):
+        known = ", ".join(each.value.id for each in fitting)
+        raise UsageError(
+            f"attention plan '{name}' is for variant '{chosen.value.variant}', but the source is"
+            f" '{variant.value.id}'; its plans: {known}"
+        )
+    return chosen
+
+
+def _check_options(recipe: InitRecipe, given: Mapping[str, str | Path | None]) -> None:
+    """The weights that were named must be the ones that the recipe needs."""
+    option = {"linfusion": "--from", "base": "--base"}
+    for role, value in given.items():
+        if value is None and role in recipe.needs:
+            raise UsageError(f"init recipe '{recipe.id}' needs {option[role]}: {_WHAT[role]}")
+        if value is not None and role not in recipe.needs:
+            raise UsageError(f"init recipe '{recipe.id}' does not read {option[role]}; leave it out")
+
+
+_WHAT = {
+    "linfusion": "published LinFusion weights, a folder or hf://user/repo",
+    "base": "the model that those weights were distilled from, a SOURCE",
+}
+
+
+def _check_mixers(recipe: InitRecipe, replaced: Iterable[Placement]) -> None:
+    for placement in replaced:
+        if placement.mixer.id not in recipe.mixers:
+            raise UsageError(
+                f"init recipe '{recipe.id}' cannot start the mixer '{placement.mixer.id}' of"
+                f" '{placement.site.name}' (it starts: {', '.join(recipe.mixers)}); choose another --init or --plan"
+            )
+
+
+def _check_teacher(teacher: UNetTensors, replaced: Iterable[Placement], dtype: str | None) -> None:
+    """Every attention that goes must be whole, of a float dtype, and without what the layout has no place for."""
+    path = teacher.checkpoint.path
+    for placement in replaced:
+        name, dim = placement.site.name, placement.site.dim
+        for each in PROJECTIONS:
+            source = f"{name}.{each}"
+            info = teacher.tensors.get(source)
+            if info is None:
+                raise CheckpointError(
+                    f"{path}: '{source}' is missing; the checkpoint is incomplete or renamed"
+                )
+            if info.shape != ((dim, dim) if each.endswith("weight") else (dim,)):
+                raise CheckpointError(
+                    f"{path}: '{source}' has shape {list(info.shape)}, which is no self-attention of width {dim}"
+                )
+            _check_dtype(teacher, source, dtype)
+        for each in ("to_q.bias", "to_k.bias", "to_v.bias"):
+            if f"{name}.{each}" in teacher.tensors:
+                raise CheckpointError(
+                    f"{path}: '{name}.{each}' has no place in a LinFusion checkpoint; this is no SD UNet"
+                )
+
+
+def _check_dtype(teacher: UNetTensors, source: str, dtype: str | None) -> None:
+    path, own = teacher.checkpoint.path, teacher.names[source]
+    code = teacher.tensors[source].dtype
+    scale = own.removesuffix("weight") + "scale_weight"
+    if code in FLOATS:
+        return
+    if not code.startswith("F8_E") or code == "F8_E8M0":
+        raise CheckpointError(
+            f"{path}: '{own}' is {code}, which is quantised; get the 16-bit file of this model"
+        )
+    if scale in teacher.checkpoint.tensors:
+        raise CheckpointError(
+            f"{path}: '{own}' is scaled fp8 (with '{scale}'); get the 16-bit file of this model"
+        )
+    if dtype is None:
+        raise CheckpointError(
+            f"{path}: '{own}' is fp8 ({code}), which linear attention cannot run in. Add --dtype float16 to write"
+            " its values in 16 bits (exact, but no better than fp8), or get the 16-bit file of this model."
+        )
+
+
+def _target(index: int, placement: Placement) -> TargetModule:
+    site, mixer = placement.site, placement.mixer
+    options = {**mixer.options, **placement.options}
+    entry = ModuleEntry(site.name, site.dim, site.heads, mixer=mixer.id, options=thaw(options))
+    if mixer.id == GENERALIZED_LINEAR:
+        entry = replace(entry, projection_mid_dim=projection_mid_dim(site.dim, options), options={})
+    return TargetModule(index, entry, placement.shapes())
+
+
+def _inputs(
+    source: Checkpoint, published: PublishedWeights | None, base: UNetTensors | None
+) -> dict[str, Checkpoint]:
+    inputs = {"source": source}
+    if published is not None:
+        inputs["linfusion"] = published.checkpoint
+    if base is not None:
+        inputs["base"] = base.checkpoint
+    return inputs
+
+
+def _plugins(
+    variant: Registered[Variant],
+    plan: Registered[AttentionPlan],
+    recipe: Registered[InitRecipe],
+    registry: Registry,
+) -> dict[str, str]:
+    mixers = [registry.mixers.resolve(rule.mixer, plan.plugin) for rule in plan.value.rules]
+    return {each.plugin.name: each.plugin.version for each in (variant, plan, recipe, *mixers)}
+
+
+def _build(recipe: InitRecipe, request: InitRequest) -> InitPlan:
+    """Run the recipe and check that it plans the tensors that were asked for, all of them and nothing else."""
+    plan: Any = recipe.build.load()(request)
+    if not isinstance(plan, InitPlan):
+        raise CheckpointError(
+            f"init recipe '{recipe.id}' returned a {type(plan).__name__} and not an InitPlan"
+        )
+    wanted = {
+        module.target(name): shape for module in request.modules for name, shape in module.shapes.items()
+    }
+    planned = {tensor.name: tuple(tensor.shape) for tensor in plan.tensors}
+    if planned != wanted or len(plan.tensors) != len(wanted):
+        wrong = sorted(
+            name for name in wanted.keys() | planned.keys() if wanted.get(name) != planned.get(name)
+        )
+        raise CheckpointError(
+            f"init recipe '{recipe.id}' does not plan the tensors that the mixers have: {', '.join(wrong[:3])} …"
+        )
+    return plan

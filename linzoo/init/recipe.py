@@ -1,0 +1,108 @@
+"""The contract between a conversion and an init recipe: what a recipe is given, and what it gives back.
+
+A recipe is a function ``build(request: InitRequest) -> InitPlan``, named by ``InitRecipe.build``. It only *plans*:
+each tensor comes with a function that makes it when its turn to be written has come, so that a conversion never
+holds more than one tensor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+
+from linzoo.checkpoints.linfusion import LinFusionConfig, ModuleEntry, tensor_name
+from linzoo.checkpoints.source import Checkpoint
+from linzoo.checkpoints.unet import UNetTensors
+
+Action = Literal["copied", "initialised", "combined"]
+
+
+@dataclass(frozen=True)
+class TargetModule:
+    """One module of the LinFusion checkpoint to be made.
+
+    Attributes:
+        index: its place in ``modules_list``.
+        entry: what ``config.json`` will say about it.
+        shapes: shape of each of its tensors, by the name inside the module.
+    """
+
+    index: int
+    entry: ModuleEntry
+    shapes: Mapping[str, tuple[int, ...]]
+
+    def target(self, name: str) -> str:
+        """The name in the weights file of a tensor of this module."""
+        return tensor_name(self.index, name)
+
+    def source(self, name: str) -> str:
+        """The name, in a diffusers UNet, of the tensor of the replaced attention that has the same name inside it."""
+        return f"{self.entry.module_name}.{name}"
+
+
+@dataclass(frozen=True)
+class PublishedWeights:
+    """A LinFusion checkpoint to start from: the files and the config."""
+
+    checkpoint: Checkpoint
+    config: LinFusionConfig
+
+
+@dataclass(frozen=True)
+class InitRequest:
+    """What an init recipe may read.
+
+    Attributes:
+        modules: the modules to be made.
+        teacher: the UNet that is converted.
+        linfusion: published LinFusion weights; None unless the recipe needs them.
+        base: the UNet that those were distilled from; None unless the recipe needs it.
+        dtype: safetensors code of the result; None for that of the weights it starts from.
+        seed: of everything that is drawn.
+    """
+
+    modules: tuple[TargetModule, ...]
+    teacher: UNetTensors
+    linfusion: PublishedWeights | None = None
+    base: UNetTensors | None = None
+    dtype: str | None = None
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class PlannedTensor:
+    """A tensor of the result, and how it will come to be.
+
+    Attributes:
+        name: in the weights file, for example ``0.to_q.weight``.
+        dtype: safetensors code.
+        shape: its dimensions.
+        action: ``copied`` from one tensor, ``combined`` from several, or ``initialised`` from none.
+        sources: the file's own names of what it is read from, each behind its role: ``teacher:…``, ``base:…``.
+        how: what happens on the way, for people: ``zeros``, ``float32 to float16``; empty for a plain copy.
+        make: makes the numbers; called once, when they are due.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    action: Action
+    make: Callable[[], np.ndarray]
+    sources: tuple[str, ...] = ()
+    how: str = ""
+
+
+@dataclass(frozen=True)
+class InitPlan:
+    """What an init recipe answers.
+
+    Attributes:
+        tensors: every tensor of every module.
+        measured: what the recipe measured to see whether it may be used; goes into the lock file.
+    """
+
+    tensors: tuple[PlannedTensor, ...]
+    measured: Mapping[str, Any] = field(default_factory=dict)

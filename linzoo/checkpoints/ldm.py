@@ -81,7 +81,7 @@ def _table(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     yield from _STEM.items()
     yield from _added_embedding(config)
     down, up = config["down_block_types"], config["up_block_types"]
-    layers = _per_block(config.get("layers_per_block", 2), len(down))
+    layers = per_block(config.get("layers_per_block", 2), len(down))
     yield from _down_path(down, layers)
     yield from _resnet("mid_block.resnets.0", "middle_block.0")
     yield "mid_block.attentions.0", "middle_block.1"
@@ -108,7 +108,7 @@ def _down_path(types: Sequence[str], layers: Sequence[int]) -> Iterator[tuple[st
     for block, kind in enumerate(types):
         for layer in range(layers[block]):
             yield from _resnet(f"down_blocks.{block}.resnets.{layer}", f"input_blocks.{place}.0")
-            if _has_attention(kind):
+            if has_attention(kind):
                 yield f"down_blocks.{block}.attentions.{layer}", f"input_blocks.{place}.1"
             place += 1
         if block < len(types) - 1:
@@ -119,7 +119,7 @@ def _down_path(types: Sequence[str], layers: Sequence[int]) -> Iterator[tuple[st
 def _up_path(types: Sequence[str], layers: Sequence[int]) -> Iterator[tuple[str, str]]:
     place = 0
     for block, kind in enumerate(types):
-        attention = _has_attention(kind)
+        attention = has_attention(kind)
         for layer in range(layers[block] + 1):
             yield from _resnet(f"up_blocks.{block}.resnets.{layer}", f"output_blocks.{place}.0")
             if attention:
@@ -135,15 +135,20 @@ def _resnet(diffusers: str, ldm: str) -> Iterator[tuple[str, str]]:
         yield f"{diffusers}.{ours}", f"{ldm}.{theirs}"
 
 
-def _has_attention(kind: str) -> bool:
+def has_attention(kind: str) -> bool:
+    """Whether blocks of this diffusers type hold transformers.
+
+    Raises:
+        CheckpointError: the type is none that SD UNets are made of.
+    """
     try:
         return _BLOCKS[kind]
     except KeyError:
         raise CheckpointError(
-            f"the UNet config names the block type '{kind}', which the LDM layout does not have"
-            f" (it has {', '.join(_BLOCKS)}); use the diffusers folder of this model"
+            f"the UNet config names the block type '{kind}'; linzoo knows {', '.join(_BLOCKS)}"
         ) from None
 
 
-def _per_block(value: int | Sequence[int], blocks: int) -> Sequence[int]:
+def per_block(value: int | Sequence[int], blocks: int) -> Sequence[int]:
+    """One value for each block, where a config may give one for all."""
     return [value] * blocks if isinstance(value, int) else list(value)

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from linzoo.checkpoints.components import component_config
 from linzoo.checkpoints.header import TensorInfo
-from linzoo.checkpoints.ldm import LDM_PREFIX, UNetKeyMap
+from linzoo.checkpoints.layout import is_ldm, unet_names
+from linzoo.checkpoints.ldm import UNetKeyMap
 from linzoo.checkpoints.source import Checkpoint
 from linzoo.errors import CheckpointError
 
@@ -15,11 +16,6 @@ if TYPE_CHECKING:
     import numpy as np
 
     from linzoo.plugin import Variant
-
-_UNET_MODULES = frozenset({
-    "conv_in", "time_embedding", "add_embedding", "class_embedding", "encoder_hid_proj", "down_blocks", "mid_block",
-    "up_blocks", "conv_norm_out", "conv_out",
-})  # fmt: skip
 
 
 class UNetTensors:
@@ -36,18 +32,16 @@ class UNetTensors:
         config: as given.
         names: the file's own name of each tensor, by diffusers name.
         tensors: header of each tensor, by diffusers name, in the file's order.
-        unknown: names in the UNet's part of the file that the UNet of this config does not have.
+        unknown: names in the UNet's part of the file that have no diffusers name.
     """
 
     def __init__(self, checkpoint: Checkpoint, config: Mapping[str, Any]) -> None:
         self.checkpoint = checkpoint
         self.config = dict(config)
-        self.names: dict[str, str] = {}
         self.unknown: list[str] = []
-        if checkpoint.layout in {"ldm", "ldm-bare"}:
-            self._map_ldm(LDM_PREFIX if checkpoint.layout == "ldm" else "")
-        elif checkpoint.layout != "other":
-            self._map_diffusers()
+        self.names = unet_names(checkpoint.tensors, checkpoint.layout)
+        if is_ldm(checkpoint.layout):
+            self._translate(UNetKeyMap(config))
         if not self.names:
             raise CheckpointError(f"{checkpoint.path}: holds no UNet in a layout that linzoo reads")
         self.tensors: dict[str, TensorInfo] = {
@@ -62,22 +56,14 @@ class UNetTensors:
         """Read one tensor's bytes; see :meth:`Checkpoint.read_bytes`."""
         return self.checkpoint.read_bytes(self.names[name])
 
-    def _map_ldm(self, prefix: str) -> None:
-        keys = UNetKeyMap(self.config)
-        for own in self.checkpoint.tensors:
-            if not own.startswith(prefix):
-                continue
+    def _translate(self, keys: UNetKeyMap) -> None:
+        translated = {}
+        for name, own in self.names.items():
             try:
-                self.names[keys.to_diffusers(own[len(prefix) :])] = own
+                translated[keys.to_diffusers(name)] = own
             except KeyError:
                 self.unknown.append(own)
-
-    def _map_diffusers(self) -> None:
-        for own in self.checkpoint.tensors:
-            if own.partition(".")[0] in _UNET_MODULES:
-                self.names[own] = own
-            else:
-                self.unknown.append(own)
+        self.names = translated
 
 
 def open_unet(checkpoint: Checkpoint, variant: Variant) -> UNetTensors:

@@ -1,0 +1,169 @@
+"""Collecting what there is to see of one checkpoint, and concluding from it what the checkpoint is."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, cast
+
+from linzoo.checkpoints.census import count_parts, oddities
+from linzoo.checkpoints.evidence import Confidence, Evidence, decide, weakest
+from linzoo.checkpoints.features import fingerprint_of
+from linzoo.checkpoints.inspection import Inspection
+from linzoo.checkpoints.known import KNOWN_UNETS, Kind, kind_of_class, kind_of_names, name_of
+from linzoo.checkpoints.layout import is_ldm, unet_names
+from linzoo.checkpoints.matching import Fit, closest, fit, matches
+from linzoo.checkpoints.prediction import prediction_evidence, zero_terminal_snr
+from linzoo.checkpoints.source import Checkpoint
+from linzoo.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from linzoo.plugin import PredictionType, Variant
+    from linzoo.registry import Registry
+
+
+class Detector:
+    """Collects evidence and problems on one checkpoint."""
+
+    def __init__(self, checkpoint: Checkpoint, registry: Registry) -> None:
+        self.checkpoint = checkpoint
+        self.registry = registry
+        self.ldm = is_ldm(checkpoint.layout)
+        own = unet_names(checkpoint.tensors, checkpoint.layout)
+        self.shapes = {name: checkpoint.tensors[each].shape for name, each in own.items()}
+        self.parts = count_parts(checkpoint)
+        self.evidence: list[Evidence] = []
+        self.problems = list(oddities(checkpoint, self.parts))
+
+    def run(self, variant: str | None, prediction_type: PredictionType | None) -> Inspection:
+        """Climb the ladder once; the user's words on variant and prediction type are its first rung.
+
+        Raises:
+            CheckpointError: the checkpoint is not of the variant that the user named.
+            PluginError: there is no such variant.
+        """
+        kind = self._kind()
+        if kind != "unet":
+            known = kind != "unknown"
+            return self._result(kind, name_of(kind) if known else "", None, None, "high" if known else "none")
+        found, level, name = self._named(variant) if variant else self._detected()
+        if found is None:
+            return self._result("unet", name, None, None, level)
+        predicted = self._prediction(found, prediction_type)
+        if predicted is None:
+            return self._result("unet", name, found, None, "none")
+        answer = cast("PredictionType", predicted.says)
+        return self._result("unet", name, found, answer, weakest([level, predicted.confidence]))
+
+    def _result(
+        self,
+        kind: Kind,
+        name: str,
+        variant: Variant | None,
+        prediction: PredictionType | None,
+        level: Confidence,
+    ) -> Inspection:
+        evidence, problems = tuple(self.evidence), tuple(self.problems)
+        return Inspection(
+            self.checkpoint, kind, name, variant, prediction, level, evidence, problems, self.parts
+        )
+
+    def _see(self, about: Any, source: Any, detail: str, says: str | None, level: Confidence) -> None:
+        self.evidence.append(Evidence(about, source, detail, says, level))
+
+    def _kind(self) -> Kind:
+        declared = str(self.checkpoint.configs.get("unet", {}).get("_class_name", ""))
+        kind, where = kind_of_class(declared), f"config.json: {declared}"
+        if kind is None:
+            kind, where = kind_of_names(self.checkpoint.tensors), "tensor names"
+        if kind == "unknown":
+            first = ", ".join(list(self.checkpoint.tensors)[:3])
+            self._see(
+                "kind",
+                "structure",
+                f"tensor names are of no kind that linzoo knows: {first}, …",
+                None,
+                "none",
+            )
+        else:
+            self._see("kind", "config" if where != "tensor names" else "structure", where, kind, "high")
+        return kind
+
+    def _named(self, variant: str) -> tuple[Variant, Confidence, str]:
+        fitted = fit(self.registry.variants[variant], self.shapes, ldm=self.ldm)
+        if not fitted.complete:
+            raise CheckpointError(
+                f"{self.checkpoint.spec}: not the '{variant}' that --variant says: {fitted.explain()}"
+            )
+        self._see("variant", "flag", f"given by --variant; {fitted.explain()}", fitted.variant.id, "certain")
+        self._note_extra(fitted)
+        return fitted.variant, "certain", _title(fitted.variant)
+
+    def _detected(self) -> tuple[Variant | None, Confidence, str]:
+        """The variant by structure, or the name of a known model, or nothing and the nearest miss."""
+        if any(".to_q_." in name for name in self.shapes):
+            self._see(
+                "variant", "structure", "linear attention is already in it ('to_q_' tensors)", None, "high"
+            )
+            return None, "high", "a UNet with LinFusion attention merged into it"
+        fingerprint = fingerprint_of(self.shapes, ldm=self.ldm)
+        entries = matches(self.registry, fingerprint) if fingerprint else []
+        fits = [
+            each for each in (fit(entry, self.shapes, ldm=self.ldm) for entry in entries) if each.complete
+        ]
+        if len(fits) == 1:
+            self._see("variant", "structure", fits[0].explain(), fits[0].variant.id, "high")
+            self._note_extra(fits[0])
+            return fits[0].variant, "high", _title(fits[0].variant)
+        if fits:
+            ids = ", ".join(each.entry.full_id for each in fits)
+            self._see(
+                "variant",
+                "structure",
+                f"fits several variants, and none goes before the others: {ids}",
+                None,
+                "none",
+            )
+            return None, "none", ""
+        if fingerprint in KNOWN_UNETS and not entries:
+            name = KNOWN_UNETS[fingerprint]
+            self._see("variant", "structure", f"has the structure of {name}", None, "high")
+            return None, "high", name
+        self._near_miss()
+        return None, "none", ""
+
+    def _near_miss(self) -> None:
+        nearest = closest(self.registry, self.shapes, ldm=self.ldm)
+        detail = f"closest variant: {nearest.explain()}" if nearest else "not near any installed variant"
+        self._see("variant", "structure", detail, None, "none")
+
+    def _note_extra(self, fitted: Fit) -> None:
+        extra = [name for name in fitted.extra if name != "time_embedding.cond_proj.weight"]
+        if len(extra) < len(fitted.extra):
+            self.problems.append(
+                "guidance is embedded ('time_embedding.cond_proj'), as in LCM: a distilled model, for few steps and"
+                " without classifier-free guidance"
+            )
+        if extra:
+            some = ", ".join(extra[:3]) + (", …" if len(extra) > 3 else "")
+            self.problems.append(
+                f"{len(extra)} tensors that {fitted.variant.id} does not have are ignored: {some}"
+            )
+
+    def _prediction(self, variant: Variant, flag: PredictionType | None) -> Evidence | None:
+        seen = list(prediction_evidence(self.checkpoint, variant, flag))
+        self.evidence += seen
+        declared = {each.says for each in seen if each.says and each.source not in ("default", "value")}
+        if len(declared) > 1:
+            self.problems.append(
+                f"the evidence on the prediction type disagrees ({', '.join(sorted(filter(None, declared)))});"
+                " the first of it decides"
+            )
+        if where := zero_terminal_snr(self.checkpoint):
+            self.problems.append(
+                f"trained with zero terminal SNR ({where}): draw with rescale_betas_zero_snr and"
+                " timestep_spacing 'trailing'"
+            )
+        return decide(seen)
+
+
+def _title(variant: Variant) -> str:
+    return variant.summary or variant.id

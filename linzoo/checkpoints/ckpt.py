@@ -89,7 +89,7 @@ class PickledTensors:
         """Return the bytes of one tensor."""
         import torch
 
-        return memoryview(self._torch[name].contiguous().reshape(-1).view(torch.uint8).clone().numpy())
+        return self._torch[name].contiguous().reshape(-1).view(torch.uint8).clone().numpy().data
 
 
 def _load(path: Path) -> Any:
@@ -98,7 +98,7 @@ def _load(path: Path) -> Any:
     import torch
 
     is_zip = zipfile.is_zipfile(path)
-    allowed = [(_Ignored, name) for name in _HARMLESS]
+    allowed: list[Any] = [(_Ignored, name) for name in _HARMLESS]
     try:
         if is_zip and (unsafe := _unsafe_globals(path)):
             raise CheckpointError(

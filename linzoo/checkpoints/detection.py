@@ -71,20 +71,15 @@ class Detector:
 
     def _kind(self) -> Kind:
         declared = str(self.checkpoint.configs.get("unet", {}).get("_class_name", ""))
-        kind, where = kind_of_class(declared), f"config.json: {declared}"
-        if kind is None:
-            kind, where = kind_of_names(self.checkpoint.tensors), "tensor names"
-        if kind == "unknown":
-            first = ", ".join(list(self.checkpoint.tensors)[:3])
-            self._see(
-                "kind",
-                "structure",
-                f"tensor names are of no kind that linzoo knows: {first}, …",
-                None,
-                "none",
-            )
-        else:
-            self._see("kind", "config" if where != "tensor names" else "structure", where, kind, "high")
+        if kind := kind_of_class(declared):
+            self._see("kind", "config", f"config.json: {declared}", kind, "high")
+            return kind
+        kind = kind_of_names(self.checkpoint.tensors)
+        some = ", ".join(list(self.checkpoint.tensors)[:2])
+        said = f"named as those of {name_of(kind)}" if kind != "unknown" else "of no kind that linzoo knows"
+        level: Confidence = "high" if kind != "unknown" else "none"
+        detail = f"{len(self.checkpoint.tensors)} tensors, {said}: {some}, …"
+        self._see("kind", "structure", detail, None if kind == "unknown" else kind, level)
         return kind
 
     def _named(self, variant: str) -> tuple[Variant, Confidence, str]:

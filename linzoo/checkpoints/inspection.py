@@ -104,14 +104,16 @@ class Inspection:
     def question(self) -> str:
         """What is undecided, what was seen, and which flag settles it; for the error that ends with exit code 3."""
         if self.variant_entry is None:
-            about, flag = "variant", "--variant ID, if you know better (ids: 'linzoo list variants')"
-            what = "it is undecided which variant this is"
+            about, what = "variant" if self.kind == "unet" else "kind", "it is undecided what this is"
+            flag = "--variant ID, if you know better (ids: 'linzoo list variants')"
         else:
-            about = "prediction_type"
+            about, what = "prediction_type", f"this is {self.variant}, but it is undecided what it predicts"
             flag = "--prediction-type epsilon or --prediction-type v_prediction (its model card says which)"
-            what = f"this is {self.variant}, but it is undecided what it predicts"
-        seen = [f"  seen: {each.detail}" for each in self.evidence if each.about in (about, "kind")]
-        return "\n".join([f"{self.checkpoint.spec}: {what}", *seen, f"  settle it with {flag}"])
+        seen = [each.detail for each in self.evidence if each.about == about]
+        lines = [
+            f"  seen: {detail}" for detail in seen or ["no config, sidecar, metadata or marker says anything"]
+        ]
+        return "\n".join([f"{self.checkpoint.spec}: {what}", *lines, f"  settle it with {flag}"])
 
     def to_json(self) -> dict[str, Any]:
         """Plain data for ``--json``."""

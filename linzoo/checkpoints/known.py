@@ -77,6 +77,7 @@ _CLASSES: dict[str, Kind] = {
     "CLIPTextModelWithProjection": "text-encoder",
 }
 _NAMES: dict[Kind, str] = {
+    "unet": "a UNet",
     "lora": "a LoRA",
     "controlnet": "a ControlNet",
     "vae": "a VAE",
@@ -117,4 +118,4 @@ def kind_of_names(names: Collection[str]) -> Kind:
 
 def name_of(kind: Kind) -> str:
     """The kind in words, with its article."""
-    return _NAMES.get(kind, kind)
+    return _NAMES[kind]

@@ -52,7 +52,7 @@ class _Builder:
         yield from _conv("conv_out", self.config.get("out_channels", 4), first, 3)
 
     def _embeddings(self, first: int) -> Iterator[Item]:
-        config, added = self.config, self.config.get("projection_class_embeddings_input_dim")
+        config, added = self.config, self.config.get("projection_class_embeddings_input_dim", 0)
         yield from self._embedding("time_embedding", first)
         if config.get("time_cond_proj_dim"):
             yield "time_embedding.cond_proj.weight", (first, config["time_cond_proj_dim"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from linzoo.checkpoints.components import component_config
 from linzoo.checkpoints.ldm import UNetKeyMap
@@ -116,7 +116,7 @@ def _resolve(registry: Registry, reference: str, entry: Registered[Variant]) -> 
         yield registry.variants.resolve(reference, entry.plugin)
 
 
-def _in_layout(config: dict, ldm: bool) -> Iterator[tuple[str, Shape]]:
+def _in_layout(config: Mapping[str, Any], ldm: bool) -> Iterator[tuple[str, Shape]]:
     keys = UNetKeyMap(config) if ldm else None
     for name, shape in unet_manifest(config).items():
         try:

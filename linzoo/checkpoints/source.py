@@ -73,7 +73,8 @@ class Checkpoint:
             KeyError, CheckpointError: as :meth:`read_bytes`.
         """
         info = self.tensors[name]
-        return np.ndarray(info.shape, DTYPES[info.dtype], self.read_bytes(name))
+        array: np.ndarray = np.ndarray(info.shape, DTYPES[info.dtype], self.read_bytes(name))
+        return array
 
 
 def open_source(spec: str | Path, *, registry: Registry | None = None) -> Checkpoint:

@@ -6,6 +6,7 @@ import click
 
 from linzoo._version import __version__
 from linzoo.cli.doctor import doctor
+from linzoo.cli.inspect import inspect
 from linzoo.cli.list import list_entries
 from linzoo.cli.plugin_commands import RootGroup
 from linzoo.cli.plugins import plugins
@@ -26,6 +27,7 @@ def main() -> None:
 
 
 main.add_command(doctor)
+main.add_command(inspect)
 main.add_command(list_entries)
 main.add_command(plugins)
 main.add_command(show)

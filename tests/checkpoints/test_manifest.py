@@ -4,7 +4,7 @@
 import pytest
 
 from linzoo.checkpoints.manifest import unet_manifest
-from tests.checkpoints.unet_configs import UNETS
+from unet_configs import UNETS
 
 PUBLISHED = {
     "sd15": (686, 859_520_964),

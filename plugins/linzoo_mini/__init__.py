@@ -1,0 +1,65 @@
+"""mini: a small, really trained text-to-image model of emoji that ships with linzoo; what demo and tests run on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from linzoo.plugin import AttentionPlan, AttentionRule, Fingerprint, Resource, Variant, hookimpl
+
+_TEACHER = Resource("linzoo_mini", "weights/teacher")
+
+
+@hookimpl
+def linzoo_variants() -> Iterator[Variant]:
+    """Stable Diffusion 1's wiring with three levels, at 128 px."""
+    yield Variant(
+        id="mini",
+        summary="mini: emoji at 128 px, shipped with linzoo",
+        fingerprint=Fingerprint(
+            channels=32,
+            in_channels=4,
+            context_dim=128,
+            linear_projection=False,
+            depth=(1, 1, 1),
+            mid_depth=1,
+        ),
+        components=_TEACHER,
+        native_size={"epsilon": 128},
+        prediction_types=("epsilon",),
+        local_teachers={
+            "mini": _TEACHER,
+            "mini-v1": Resource("linzoo_mini", "weights/mini-v1.safetensors"),
+            "mini-3d": Resource("linzoo_mini", "weights/mini-3d.safetensors"),
+        },
+        default_plan="mini-full",
+        license="apache-2.0",
+        tiny={
+            "block_out_channels": (8, 16, 16),
+            "down_block_types": ("CrossAttnDownBlock2D",) * 3,
+            "up_block_types": ("CrossAttnUpBlock2D",) * 3,
+            "layers_per_block": 1,
+            "attention_head_dim": 2,
+            "cross_attention_dim": 16,
+            "norm_num_groups": 4,
+            "sample_size": 8,
+        },
+    )
+
+
+@hookimpl
+def linzoo_attention_plans() -> Iterator[AttentionPlan]:
+    """All ten self-attentions, or only those at 16x16 and 8x8."""
+    yield AttentionPlan(
+        id="mini-full",
+        summary="Every self-attention becomes linear.",
+        variant="mini",
+        rules=(AttentionRule(mixer="generalized-linear"),),
+        expect_replaced=10,
+    )
+    yield AttentionPlan(
+        id="mini-keep-small",
+        summary="Softmax stays in the smallest level (16 tokens at 128 px).",
+        variant="mini",
+        rules=(AttentionRule(channels=88, mixer="softmax"), AttentionRule(mixer="generalized-linear")),
+        expect_replaced=6,
+    )

@@ -57,7 +57,7 @@ def list_plugins(state: State, everything: bool, no_load: bool, requirements: bo
             )
             for each in shown
         ]
-        print_table(("NAME", "VERSION", "ORIGIN", "STATE", "PROVIDES", "MS"), rows)
+        print_table(("NAME", "VERSION", "ORIGIN", "STATE", "PROVIDES (OR WHAT IS WRONG)", "MS"), rows)
     hidden = len(statuses) - len(shown)
     if hidden:
         state.say(f"{hidden} built-in plugins are not listed (--all)")

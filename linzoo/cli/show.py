@@ -32,15 +32,15 @@ def show(state: State, name: str, kind: str | None, as_json: bool) -> None:
         found = [(each, registry.catalog(kind)[name]) for each in KINDS if each.name == kind]
     else:
         found = registry.find(name)
-    data = [
-        {"kind": each.name, "plugin": registered.plugin.name, "version": registered.plugin.version}
-        | thaw(registered.value)
-        for each, registered in found
-    ]
     if as_json:
+        data = [
+            {"kind": each.name, "plugin": registered.plugin.name, "version": registered.plugin.version}
+            | thaw(registered.value)
+            for each, registered in found
+        ]
         echo_json({"schema": 1, "entries": data})
         return
-    for (each, registered), fields in zip(found, data, strict=True):
+    for each, registered in found:
         click.echo(f"{each.word} {registered.value.id} (from {registered.plugin.label})")
         text = yaml.safe_dump(thaw(registered.value), sort_keys=False, allow_unicode=True, width=100)
         click.echo("".join(f"  {line}\n" for line in text.splitlines()))

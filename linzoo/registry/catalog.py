@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from linzoo.errors import PluginError
 from linzoo.plugin import Entry
@@ -38,6 +38,19 @@ class Registered(Generic[E]):
     def is_from(self, plugin: str) -> bool:
         """Say whether a name means its plugin: the distribution, or ``distribution:entry-point``."""
         return normalise(plugin) in {normalise(self.plugin.name), normalise(self.plugin.candidate.key)}
+
+
+def hints(name: str, known: Iterable[Registered[Any]], plugins: Iterable[PluginStatus]) -> list[str]:
+    """Ids that are close to one that is not there, and the plugins that might have provided it, on a line each."""
+    ids = {spelling: None for each in known for spelling in (each.value.id, each.full_id)}
+    close = difflib.get_close_matches(name, ids, 3, 0.6)
+    lines = [f"did you mean {' or '.join(repr(each) for each in close)}?"] if close else []
+    for plugin in plugins:
+        if plugin.state == "broken":
+            lines.append(f"plugin {plugin.label} failed to load and may provide it: {plugin.problem}")
+        elif plugin.state == "disabled":
+            lines.append(f"plugin {plugin.label} is disabled and may provide it")
+    return lines
 
 
 class Catalog(Generic[E]):
@@ -95,15 +108,7 @@ class Catalog(Generic[E]):
 
     def hints(self, name: str) -> list[str]:
         """What may help somebody who asked for an id that is not there."""
-        ids = [each.value.id for each in self] + [each.full_id for each in self]
-        close = list(dict.fromkeys(difflib.get_close_matches(name, ids, 3, 0.6)))
-        lines = [f"did you mean {' or '.join(repr(each) for each in close)}?"] if close else []
-        for state, verb in (("broken", "failed to load"), ("disabled", "is disabled")):
-            for plugin in self._plugins:
-                if plugin.state == state:
-                    problem = f": {plugin.problem}" if plugin.problem else ""
-                    lines.append(f"plugin {plugin.label} {verb} and may provide it{problem}")
-        return lines
+        return hints(name, self, self._plugins)
 
     def _hits(self, name: str) -> list[Registered[E]]:
         plugin, qualified, id = name.rpartition("::")

@@ -43,23 +43,20 @@ def collect(manager: pluggy.PluginManager, key: str, trace: Tracer) -> Entries:
 
 def _ask(kind: Kind, function: Any, key: str, trace: Tracer) -> list[Entry]:
     words = {"hook": kind.hook, "type": kind.type.__name__, "stage": kind.hook}
-    with trace(kind.hook, key) as traced:
-        try:
+    try:
+        with trace(kind.hook, key) as traced:
             answer = function()
-            if not _is_listing(answer):
-                raise Fault("LZP301", place(function), got=describe(answer), **words)
-            items = list(answer)
-        except SpecError as error:
-            raise Fault(error.code, cause=str(error), **words) from error
-        except Exception as error:
-            if isinstance(error, Fault):
-                raise
-            raise Fault("LZP308", cause=brief(error), **words) from error
-        traced.answer = items
-    for index, item in enumerate(items):
+            traced.answer = answer = list(answer) if _is_listing(answer) else answer
+    except SpecError as error:
+        raise Fault(error.code, cause=str(error), **words) from error
+    except Exception as error:
+        raise Fault("LZP308", cause=brief(error), **words) from error
+    if not isinstance(answer, list):
+        raise Fault("LZP301", place(function), got=describe(answer), **words)
+    for index, item in enumerate(answer):
         if not isinstance(item, kind.type):
             raise Fault("LZP302", place(function), got=describe(item), index=index, **words)
-    return items
+    return answer
 
 
 def _is_listing(answer: Any) -> bool:

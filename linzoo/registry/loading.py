@@ -55,6 +55,8 @@ class Loader:
                 entries = self._take_in(status)
         except (Exception, SystemExit) as error:
             self.refuse(status, _as_fault(error), error)
+        for problem in status.problems:
+            self.enforce(problem)
         status.ms = (time.perf_counter() - start) * 1000
         return status, entries
 
@@ -94,7 +96,7 @@ class Loader:
         status.provides = {kind: tuple(sorted(each.id for each in found)) for kind, found in entries.items()}
         heavy = [module for module in HEAVY if module in sys.modules and module not in before]
         if heavy:
-            self.enforce(status.report("LZP104", modules=", ".join(heavy)))
+            status.report("LZP104", modules=", ".join(heavy))
         return entries
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -27,7 +29,7 @@ from linzoo.plugin import (
     Veto,
 )
 from linzoo.registry.candidates import normalise
-from linzoo.registry.catalog import AmbiguousIdError, Catalog, Registered, UnknownIdError
+from linzoo.registry.catalog import AmbiguousIdError, Catalog, Registered, UnknownIdError, hints
 from linzoo.registry.collecting import describe
 from linzoo.registry.kinds import KINDS, Kind
 from linzoo.registry.problems import brief
@@ -89,15 +91,14 @@ class Registry:
             AmbiguousIdError: one kind has several.
         """
         found: list[tuple[Kind, Registered[Entry]]] = []
-        hints: dict[str, None] = {}
         for kind in KINDS:
-            catalog = self._catalogs[kind.name]
-            try:
-                found.append((kind, catalog[name]))
-            except UnknownIdError:
-                hints.update(dict.fromkeys(catalog.hints(name)))
+            with contextlib.suppress(UnknownIdError):
+                found.append((kind, self._catalogs[kind.name][name]))
         if not found:
-            raise UnknownIdError(f"unknown id '{name}'" + "".join(f"\n  {hint}" for hint in hints))
+            everything = itertools.chain.from_iterable(self._catalogs.values())
+            raise UnknownIdError(
+                "\n  ".join([f"unknown id '{name}'", *hints(name, everything, self.plugins)])
+            )
         return found
 
     def lineage(self, variant: str) -> tuple[Registered[Variant], ...]:

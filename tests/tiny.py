@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import torch
 from diffusers import (
     AutoencoderKL,
@@ -10,6 +13,7 @@ from diffusers import (
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
+from safetensors.torch import save_file
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 SD_SITES = 4
@@ -143,3 +147,44 @@ def draw(pipe: StableDiffusionPipeline, **changes: object) -> torch.Tensor:
         "width": 16,
     }
     return torch.as_tensor(pipe(**(arguments | changes)).images)
+
+
+def self_attentions(unet: torch.nn.Module) -> dict[str, torch.nn.Module]:
+    """The self-attentions of a UNet by name, in the order of a LinFusion checkpoint."""
+    return {name: module for name, module in unet.named_modules() if name.endswith("attn1")}
+
+
+def write_linfusion(
+    unet: torch.nn.Module,
+    folder: Path,
+    *,
+    of_teacher: bool = False,
+    mid_dim: int | None = None,
+    seed: int = 7,
+) -> Path:
+    """A LinFusion checkpoint with random weights, written as the published code lays it out.
+
+    ``of_teacher``: q, k, v and out are the teacher's and only the branches are random.
+    """
+    random = torch.Generator().manual_seed(seed)
+    tensors, entries = {}, []
+    for index, (name, site) in enumerate(self_attentions(unet).items()):
+        dim = site.to_q.in_features
+        width = {None: dim}.get(mid_dim, mid_dim)
+        entry = {"module_name": name, "dim_n": dim, "heads": site.heads, "projection_mid_dim": mid_dim}
+        entries.append(entry)
+        shapes = {"to_q.weight": (dim, dim), "to_k.weight": (dim, dim), "to_v.weight": (dim, dim)}
+        shapes |= {"to_out.0.weight": (dim, dim), "to_out.0.bias": (dim,)}
+        for branch in ("to_q_", "to_k_") if mid_dim != -1 else ():
+            shapes |= {f"{branch}.0.weight": (width, dim), f"{branch}.0.bias": (width,)}
+            shapes |= {f"{branch}.1.weight": (width,), f"{branch}.1.bias": (width,)}
+            shapes |= {f"{branch}.3.weight": (dim, width), f"{branch}.3.bias": (dim,)}
+        for key, shape in shapes.items():
+            fresh = torch.randn(shape, generator=random) * shape[-1] ** -0.5
+            copied = of_teacher and not key.startswith(("to_q_", "to_k_"))
+            tensors[f"{index}.{key}"] = site.state_dict()[key].clone() if copied else fresh
+    folder.mkdir(parents=True, exist_ok=True)
+    config = {"_class_name": "LinFusion", "_diffusers_version": "0.31.0", "modules_list": entries}
+    (folder / "config.json").write_text(json.dumps(config))
+    save_file(tensors, folder / "diffusion_pytorch_model.safetensors", metadata={"format": "pt"})
+    return folder

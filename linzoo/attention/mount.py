@@ -45,12 +45,11 @@ def mount(unet: nn.Module, linfusion: LinFusion, *, min_tokens: int = 0) -> dict
             already mounted, or is under an offloading hook.
     """
     sites = [unet.get_submodule(name) for name in _checked_names(unet, linfusion)]
-    dtype = next(parameter.dtype for parameter in unet.parameters() if parameter.is_floating_point())
+    dtype = getattr(unet, "dtype", torch.float32)
     for index, site in enumerate(sites):
-        _forget_removed_hooks(site)
-        _mount_layer(
-            site, linfusion.mixers[index], linfusion.layer(index), getattr(unet, "dtype", dtype), min_tokens
-        )
+        _fit(linfusion.layer(index), site, dtype)
+    for index, site in enumerate(sites):
+        _mount_layer(site, linfusion.mixers[index], linfusion.layer(index), min_tokens)
     vars(unet)["save_pretrained"] = functools.partial(_refuse_to_save, len(sites))
     return mounted_layers(unet)
 
@@ -68,7 +67,6 @@ def unmount(unet: nn.Module) -> None:
     for name, layer in layers.items():
         _refuse_hooks(name, layer)
     for layer in layers.values():
-        _forget_removed_hooks(layer)
         _unmount_layer(layer)
     vars(unet).pop("save_pretrained", None)
 
@@ -131,24 +129,24 @@ def _check_site(name: str, site: nn.Module, heads: int, weights: nn.ModuleDict) 
             )
 
 
+def _fit(weights: nn.ModuleDict, site: Attention, dtype: torch.dtype) -> None:
+    """Bring a layer's weights where the UNet's are; take the teacher's own layers where the numbers are the same."""
+    weights.to(device=base_of(site.to_q).weight.device, dtype=dtype).train(site.training)
+    for path in LEAVES.values():
+        old = base_of(site.get_submodule(path))
+        if _equal(old, weights.get_submodule(path)):
+            weights.set_submodule(path, old)
+
+
 def _mount_layer(
-    site: Attention,
-    mixer: type[MountedAttention],
-    weights: nn.ModuleDict,
-    dtype: torch.dtype,
-    min_tokens: int,
+    site: Attention, mixer: type[MountedAttention], weights: nn.ModuleDict, min_tokens: int
 ) -> None:
-    device = base_of(site.to_q).weight.device
-    weights.to(device=device, dtype=dtype).train(site.training)
+    _forget_removed_hooks(site)
     teacher = {}
     for leaf, path in LEAVES.items():
         new = weights.get_submodule(path)
-        old = replace_base(site, path, new)
-        if old is not new and _equal(old, new):
-            replace_base(site, path, old)
-            weights.set_submodule(path, old)
-        elif old is not new:
-            teacher[leaf] = old
+        if base_of(site.get_submodule(path)) is not new:
+            teacher[leaf] = replace_base(site, path, new)
     for name, child in weights.named_children():
         if name not in LEAVES:
             site.add_module(name, child)
@@ -159,6 +157,7 @@ def _mount_layer(
 
 
 def _unmount_layer(layer: MountedAttention) -> None:
+    _forget_removed_hooks(layer)
     like = base_of(layer.to_q).weight
     for leaf, base in layer.teacher.items():
         replace_base(layer, LEAVES[leaf], base.to(device=like.device, dtype=like.dtype))

@@ -51,10 +51,12 @@ class MountedAttention(Attention):
             (held where it was at mounting, out of the way of ``.to()``), or with ``min_tokens`` an
             ``nn.ModuleDict`` that moves with the UNet.
         min_tokens: with fewer tokens than this, the layer computes the teacher's own softmax attention.
+        own_children: names of the mixer's children that the teacher's attention does not have.
     """
 
     teacher: Mapping[str, nn.Module]
     min_tokens: int
+    own_children: tuple[str, ...]
 
     @classmethod
     def weights(cls, dim: int, heads: int, **options: Any) -> nn.ModuleDict:

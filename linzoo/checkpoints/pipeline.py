@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import json
-import shutil
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from linzoo.checkpoints.components import component_config
+from linzoo.checkpoints.components import component_folder
 from linzoo.checkpoints.folder import read_json
 from linzoo.errors import CheckpointError
 from linzoo.plugin import TeacherRequest
@@ -31,7 +26,7 @@ def build_pipeline(request: TeacherRequest) -> Any:
     dtype = getattr(torch, request.dtype)
     try:
         if request.path.is_file():
-            with _component_folder(request) as folder:
+            with component_folder(request.variant, request.prediction_type) as folder:
                 pipe = _pipeline_class(folder).from_single_file(
                     str(request.path), config=str(folder), torch_dtype=dtype
                 )
@@ -61,25 +56,6 @@ def _from_folder(request: TeacherRequest, **options: Any) -> Any:
     if weights and all(".fp16." in name for name in weights):
         options["variant"] = "fp16"
     return DiffusionPipeline.from_pretrained(request.path, local_files_only=True, **options)
-
-
-@contextmanager
-def _component_folder(request: TeacherRequest) -> Iterator[Path]:
-    """The variant's bundled components with its overrides and the prediction type, as diffusers reads them."""
-    bundled = request.variant.components.locate()
-    with tempfile.TemporaryDirectory(prefix="linzoo-") as temporary:
-        folder = Path(temporary) / "components"
-        shutil.copytree(bundled, folder)
-        for component in request.variant.component_overrides:
-            _write(folder, component, component_config(request.variant, component))
-        scheduler = component_config(request.variant, "scheduler")
-        _write(folder, "scheduler", {**scheduler, "prediction_type": request.prediction_type})
-        yield folder
-
-
-def _write(folder: Path, component: str, config: dict[str, Any]) -> None:
-    name = "scheduler_config.json" if component == "scheduler" else "config.json"
-    (folder / component / name).write_text(json.dumps(config), encoding="utf-8")
 
 
 def _pipeline_class(folder: Path) -> Any:

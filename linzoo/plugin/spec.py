@@ -152,7 +152,7 @@ def _mismatch(where: str, value: Any, hint: Any) -> SpecError:
 
 
 def describe(hint: Any) -> str:
-    """Say in words what an annotation allows: ``"a list of strings"``, ``"a whole number or None"``."""
+    """Say in words what an annotation allows: ``a whole number or None``, ``a list, each a string``."""
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin in (Union, types.UnionType):
         return " or ".join(describe(each) for each in args)
@@ -162,4 +162,9 @@ def describe(hint: Any) -> str:
         return f"a list, each {describe(args[0])}"
     if origin is not None:
         return f"a dict of names, each {describe(args[1])}"
-    return _WORDS.get(hint, f"a {getattr(hint, '__name__', hint)}")
+    return _WORDS.get(hint) or with_article(hint.__name__)
+
+
+def with_article(name: str) -> str:
+    """``a Mixer``, ``an AttentionRule``."""
+    return f"{'an' if name[0] in 'AEIOU' else 'a'} {name}"

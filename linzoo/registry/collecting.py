@@ -8,6 +8,7 @@ from typing import Any
 import pluggy
 
 from linzoo.plugin import Entry, SpecError
+from linzoo.plugin.spec import with_article
 from linzoo.registry.kinds import KINDS, Kind
 from linzoo.registry.lint import place
 from linzoo.registry.problems import Fault, brief
@@ -69,4 +70,4 @@ def describe(value: Any) -> str:
         return repr(value)
     if isinstance(value, type):
         return f"the class {value.__name__}"
-    return f"a {type(value).__name__}"
+    return with_article(type(value).__name__)

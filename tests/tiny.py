@@ -14,7 +14,15 @@ from diffusers import (
     UNet2DConditionModel,
 )
 from safetensors.torch import save_file
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+from transformers import (
+    CLIPImageProcessor,
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+    CLIPTokenizer,
+    CLIPVisionConfig,
+    CLIPVisionModelWithProjection,
+)
 
 SD_SITES = 4
 SDXL_SITES = 8
@@ -87,6 +95,24 @@ def tiny_text_encoder(tokenizer: CLIPTokenizer, seed: int = 0, *, projection: bo
         projection_dim=CONTEXT,
     )
     return (CLIPTextModelWithProjection if projection else CLIPTextModel)(config).eval()
+
+
+def tiny_image_encoder() -> dict[str, object]:
+    """The two further components that an IP-Adapter needs."""
+    torch.manual_seed(0)
+    config = CLIPVisionConfig(
+        hidden_size=CONTEXT,
+        projection_dim=CONTEXT,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        image_size=32,
+        intermediate_size=37,
+        patch_size=4,
+    )
+    return {
+        "image_encoder": CLIPVisionModelWithProjection(config).eval(),
+        "feature_extractor": CLIPImageProcessor(size=32, crop_size=32, do_rescale=False),
+    }
 
 
 def tiny_scheduler() -> DDIMScheduler:

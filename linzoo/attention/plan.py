@@ -83,12 +83,9 @@ def sites_of(config: Mapping[str, Any], shapes: Mapping[str, Sequence[int]]) -> 
         config.get("num_attention_heads") or config.get("attention_head_dim") or 8, levels, int
     )
     cross = _per_level(config.get("only_cross_attention") or False, levels, bool)
-    mid_cross = config.get("mid_block_only_cross_attention")
-    if mid_cross is None:
-        mid_cross = config.get("only_cross_attention") is True
     per_block = {f"down_blocks.{level}": (heads[level], cross[level]) for level in range(levels)}
     per_block |= {f"up_blocks.{levels - 1 - level}": (heads[level], cross[level]) for level in range(levels)}
-    per_block["mid_block"] = (heads[-1], mid_cross)
+    per_block["mid_block"] = (heads[-1], False)  # diffusers gives it self-attention whatever the config says
 
     sites = []
     for match in filter(None, map(_SITE.fullmatch, shapes)):
@@ -119,7 +116,8 @@ def _per_level(value: Any, levels: int, kind: type) -> list[Any]:
     (``attention_head_dim`` is, by an old mistake that diffusers keeps, the *number* of heads.)
     """
     values = list(value) if isinstance(value, list | tuple) else [value] * levels
-    if len(values) != levels or not all(type(each) is kind and (kind is bool or each > 0) for each in values):
+    fit = all(type(each) is kind for each in values) and (kind is bool or min(values) > 0)
+    if len(values) != levels or not fit:
         raise CheckpointError(
             f"the UNet config has {levels} levels, and {value!r} where it should give heads or flags for them"
         )
@@ -164,13 +162,14 @@ def resolve_plan(
     mixers = {rule.mixer: registry.mixers.resolve(rule.mixer, plan.plugin).value for rule in rules}
     for rule in rules:
         _check_options(plan.value, rule, mixers[rule.mixer])
-    placements, unmatched = [], []
+    placements: list[Placement] = []
+    unmatched: list[str] = []
     for site in sites:
-        rule = next((rule for rule in rules if _matches(rule, site)), None)
-        if rule is None:
+        first = next((rule for rule in rules if _matches(rule, site)), None)
+        if first is None:
             unmatched.append(f"{site.name} ({site.dim} channels)")
         else:
-            placements.append(Placement(site, mixers[rule.mixer], rule.options))
+            placements.append(Placement(site, mixers[first.mixer], first.options))
     if unmatched:
         raise UsageError(
             f"attention plan '{plan.value.id}' has no rule for {len(unmatched)} of the UNet's self-attention modules:"

@@ -44,7 +44,7 @@ class ModuleEntry:
         """The options to make the mixer with."""
         if self.mixer == GENERALIZED_LINEAR:
             return {"projection_mid_dim": self.projection_mid_dim}
-        return thaw(self.options)
+        return dict(thaw(self.options))
 
     def to_json(self) -> dict[str, Any]:
         """Return the entry as the official code writes it; other mixers add ``mixer`` and ``options``."""

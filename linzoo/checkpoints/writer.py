@@ -101,7 +101,11 @@ class SafetensorsWriter:
 
     def __enter__(self) -> SafetensorsWriter:
         self._file = self._part.open("wb")
-        self._put(self._header)
+        try:
+            self._put(self._header)
+        except BaseException:
+            self._discard()
+            raise
         return self
 
     def write(self, name: str, data: Data) -> None:
@@ -119,7 +123,7 @@ class SafetensorsWriter:
                 raise CheckpointError(
                     f"tensor '{name}' was announced as {spec.dtype} {spec.shape}, got {data.dtype} {data.shape}"
                 )
-            data = memoryview(np.ascontiguousarray(data).reshape(-1).view(np.uint8))
+            data = np.ascontiguousarray(data).reshape(-1).view(np.uint8).data
         if len(data) != spec.nbytes:
             raise CheckpointError(f"tensor '{name}' needs {spec.nbytes:,} bytes, got {len(data):,}")
         self._put(data)
@@ -137,9 +141,12 @@ class SafetensorsWriter:
             if kind is None:
                 self._finish()
         finally:
-            with suppress(OSError):
-                self._file.close()
-            self._part.unlink(missing_ok=True)
+            self._discard()
+
+    def _discard(self) -> None:
+        with suppress(OSError):
+            self._file.close()
+        self._part.unlink(missing_ok=True)
 
     def _finish(self) -> None:
         if self._written < len(self.order):

@@ -52,7 +52,7 @@ if TYPE_CHECKING:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @pass_state
 def convert(
-    state: State, source: str, out: Path, force: bool, dry_run: bool, as_json: bool, **options: Any
+    state: State, /, source: str, out: Path, force: bool, dry_run: bool, as_json: bool, **options: Any
 ) -> None:
     """Convert SOURCE into a LinFusion checkpoint in the folder OUT.
 

@@ -88,13 +88,14 @@ def plan_conversion(
     """
     code = _dtype_code(dtype)
     inspection = inspect(source, registry=registry, variant=variant, prediction_type=prediction_type)
-    found = registry.variants[inspection.require()[0].id]
+    entry, _ = inspection.require()
+    found = next(each for each in registry.variants if each.value is entry)
     attention_plan = _choose_plan(plan, found, registry)
-    recipe = registry.inits.resolve(init or found.value.default_init, found.plugin)
+    recipe = registry.inits[init] if init else registry.inits.resolve(entry.default_init, found.plugin)
     _check_options(recipe.value, {"linfusion": linfusion, "base": base})
 
-    checkpoint = open_source(source, registry=registry)
-    teacher = open_unet(checkpoint, found.value)
+    checkpoint = inspection.checkpoint
+    teacher = open_unet(checkpoint, entry)
     shapes = {name: info.shape for name, info in teacher.tensors.items()}
     placements = resolve_plan(attention_plan, sites_of(teacher.config, shapes), registry)
     replaced = [placement for placement in placements if placement.replaced]
@@ -103,11 +104,11 @@ def plan_conversion(
 
     published = None
     if linfusion is not None:
-        published = open_published(linfusion, found.value, registry)
+        published = open_published(linfusion, found, registry)
         replaced = match_published(replaced, shapes, published)
     base_unet = None
     if base is not None:
-        base_unet = open_unet(open_source(base, registry=registry), found.value)
+        base_unet = open_unet(open_source(base, registry=registry), entry)
     modules = tuple(_target(index, placement) for index, placement in enumerate(replaced))
     request = InitRequest(modules, teacher, published, base_unet, code, seed)
     return ConversionPlan(
@@ -247,7 +248,8 @@ def _plugins(
     registry: Registry,
 ) -> dict[str, str]:
     mixers = [registry.mixers.resolve(rule.mixer, plan.plugin) for rule in plan.value.rules]
-    return {each.plugin.name: each.plugin.version for each in (variant, plan, recipe, *mixers)}
+    statuses = [variant.plugin, plan.plugin, recipe.plugin, *(mixer.plugin for mixer in mixers)]
+    return {status.name: status.version for status in statuses}
 
 
 def _build(recipe: InitRecipe, request: InitRequest) -> InitPlan:

@@ -10,17 +10,17 @@ from typing import TYPE_CHECKING
 from linzoo.attention.plan import Placement
 from linzoo.checkpoints.linfusion import GENERALIZED_LINEAR, LinFusionConfig
 from linzoo.checkpoints.lock import read_lock
-from linzoo.checkpoints.source import open_source
+from linzoo.checkpoints.source import Checkpoint, open_source
 from linzoo.errors import CheckpointError
 from linzoo.init.numbers import FLOATS
 from linzoo.init.recipe import PublishedWeights
 from linzoo.plugin import Variant
 
 if TYPE_CHECKING:
-    from linzoo.registry import Registry
+    from linzoo.registry import Registered, Registry
 
 
-def open_published(spec: str | Path, variant: Variant, registry: Registry) -> PublishedWeights:
+def open_published(spec: str | Path, variant: Registered[Variant], registry: Registry) -> PublishedWeights:
     """Open a LinFusion checkpoint, local or on the Hub.
 
     Args:
@@ -37,22 +37,31 @@ def open_published(spec: str | Path, variant: Variant, registry: Registry) -> Pu
             f"{spec}: no LinFusion checkpoint; that is a folder with config.json and its weights"
         )
     config = LinFusionConfig.from_json(checkpoint.configs["unet"], f"{checkpoint.path}/config.json")
-    lock = read_lock(checkpoint.path)
-    if lock is not None:
-        made_for = lock.get("detection", {}).get("variant")
-        lines = [{each.value.id for each in registry.lineage(variant.id)}]
-        if any(made_for == each.value.id for each in registry.variants):
-            lines.append({each.value.id for each in registry.lineage(made_for)})
-        if made_for != variant.id and not any({made_for, variant.id} <= line for line in lines):
-            raise CheckpointError(
-                f"{checkpoint.path}: made for variant '{made_for}', but the source is '{variant.id}'"
-            )
+    _check_variant(checkpoint, variant, registry)
     for name, info in checkpoint.tensors.items():
         if info.dtype not in FLOATS:
             raise CheckpointError(
                 f"{checkpoint.path}: '{name}' is {info.dtype}; published weights must be floats"
             )
     return PublishedWeights(checkpoint, config)
+
+
+def _check_variant(checkpoint: Checkpoint, variant: Registered[Variant], registry: Registry) -> None:
+    """Where a lock file says what the weights were made for, it must be the same variant or one that it refines."""
+    lock = read_lock(checkpoint.path)
+    if lock is None:
+        return
+    made_for = lock.get("detection", {}).get("variant")
+    related = {each.value.id for each in registry.lineage(variant.full_id)}
+    related |= {
+        each.value.id
+        for each in registry.variants
+        if variant.value.id in {ancestor.value.id for ancestor in registry.lineage(each.full_id)}
+    }
+    if made_for not in related:
+        raise CheckpointError(
+            f"{checkpoint.path}: made for variant '{made_for}', but the source is '{variant.value.id}'"
+        )
 
 
 def match_published(

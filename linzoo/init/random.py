@@ -77,7 +77,7 @@ def uniform(key: str, count: int) -> np.ndarray:
     words = np.frombuffer(hashlib.sha256(key.encode()).digest()[:16], dtype="<u8")
     raw = np.random.Philox(key=words.astype(np.uint64)).random_raw((count + 1) // 2)
     bits = raw.astype("<u8", copy=False).view("<u4")[:count]
-    values = (bits >> np.uint32(8)).astype(np.float32)  # 24 bits, exact in float32
+    values: np.ndarray = (bits >> np.uint32(8)).astype(np.float32)  # 24 bits, exact in float32
     values *= np.float32(2.0**-23)
     values -= np.float32(1.0)
     return values

@@ -36,9 +36,14 @@ def test_appears_at_the_end_and_makes_its_parents(tmp_path: Path) -> None:
 @pytest.mark.parametrize("error", [RuntimeError("no"), KeyboardInterrupt()])
 def test_after_an_error_all_is_as_before(tmp_path: Path, error: BaseException) -> None:
     target = tmp_path / "deep" / "er" / "out"
-    with pytest.raises(type(error)), new_folder(target) as folder:
-        fill(folder)
-        raise error
+
+    def run() -> None:
+        with new_folder(target) as folder:
+            fill(folder)
+            raise error
+
+    with pytest.raises(type(error)):
+        run()
     assert names(tmp_path) == []
 
 

@@ -75,7 +75,7 @@ class FailedError(click.ClickException):
 
     def __init__(self, error: LinzooError, verbose: bool) -> None:
         super().__init__(str(error))
-        self.exit_code = error.exit_code
+        self.exit_code = error.exit_code  # type: ignore[misc]  # click reads it from the instance
         self.trace = "".join(traceback.format_exception(error)) if verbose else ""
 
     def show(self, file: Any = None) -> None:

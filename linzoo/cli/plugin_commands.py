@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from linzoo.cli.common import FailedError, Group, State
+from linzoo.cli.common import FailedError, Group
 from linzoo.errors import LinzooError
 
 if TYPE_CHECKING:
@@ -48,7 +48,9 @@ class PluginCommand(click.Command):
             why = f"{type(error).__name__}: {error}"
             raise BrokenCommandError(str(self.name), self.plugin, why, trace) from error
         if not isinstance(command, click.Command):
-            why = f"'{self._candidate.target}' is no click command, but a {type(command).__name__}"
+            from linzoo.plugin.spec import with_article
+
+            why = f"'{self._candidate.target}' is no click command, but {with_article(type(command).__name__)}"
             raise BrokenCommandError(str(self.name), self.plugin, why)
         return command.make_context(info_name, args, *rest, **extra)
 
@@ -69,7 +71,7 @@ class RootGroup(Group):
         try:
             return super().invoke(context)
         except LinzooError as error:
-            raise FailedError(error, context.ensure_object(State).verbose) from error
+            raise FailedError(error, verbose=False) from error
 
     @cached_property
     def _from_plugins(self) -> dict[str, PluginCommand]:

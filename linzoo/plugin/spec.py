@@ -167,4 +167,4 @@ def describe(hint: Any) -> str:
 
 def with_article(name: str) -> str:
     """``a Mixer``, ``an AttentionRule``."""
-    return f"{'an' if name[0] in 'AEIOU' else 'a'} {name}"
+    return f"{'an' if name[0].lower() in 'aeiou' else 'a'} {name}"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -25,6 +27,9 @@ _HARMLESS = (
     "_codecs.encode",
 )
 """What training scripts leave beside the weights; each is replaced by :class:`_Ignored`, so none of it ever runs."""
+
+_UNSUPPORTED = re.compile(r"nsupported (?:global: )?GLOBAL ([\w.]+)")
+"""How torch names, one at a time, what an older file wants beyond tensors."""
 
 _TORCH_CODES = {
     "bool": "BOOL", "uint8": "U8", "int8": "I8", "float8_e4m3fn": "F8_E4M3", "float8_e5m2": "F8_E5M2",
@@ -101,22 +106,32 @@ def _load(path: Path) -> Any:
     allowed: list[Any] = [(_Ignored, name) for name in _HARMLESS]
     try:
         if is_zip and (unsafe := _unsafe_globals(path)):
-            raise CheckpointError(
-                f"{path}: a pickle that wants more than tensors: {', '.join(unsafe)}.\n"
-                "  linzoo does not run code from a checkpoint. Get the .safetensors file of this model, or convert"
-                " it on a machine that you can throw away."
-            )
-        with torch.serialization.safe_globals(allowed):
+            raise CheckpointError(_refusal(path, ", ".join(unsafe)))
+        with torch.serialization.safe_globals(allowed), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about pickle protocols that torch did not write
             return torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
     except pickle.UnpicklingError as error:
-        raise CheckpointError(
-            f"{path}: cannot be unpickled safely: {_first_lines(error)}\n"
-            "  linzoo does not run code from a checkpoint. Get the .safetensors file of this model."
-        ) from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise CheckpointError(
-            f"{path}: no readable torch checkpoint ({_first_lines(error)}); download it again"
-        ) from error
+        if offending := _UNSUPPORTED.search(str(error)):
+            raise CheckpointError(_refusal(path, offending[1])) from error
+        raise CheckpointError(_damaged(path, error)) from error
+    except CheckpointError:
+        raise
+    except Exception as error:  # torch's unpickler meets damage with whatever it trips over
+        raise CheckpointError(_damaged(path, error)) from error
+
+
+def _refusal(path: Path, wanted: str) -> str:
+    return (
+        f"{path}: a pickle that wants more than tensors: {wanted}.\n"
+        "  linzoo does not run code from a checkpoint. Get the .safetensors file of this model, or convert it to"
+        " one on a machine that you can throw away."
+    )
+
+
+def _damaged(path: Path, error: Exception) -> str:
+    text = " ".join(str(error).split())
+    what = f"{type(error).__name__}: {text if len(text) <= 200 else text[:197] + '...'}"
+    return f"{path}: no readable torch checkpoint ({what}); download it again"
 
 
 def _unsafe_globals(path: Path) -> list[str]:
@@ -125,8 +140,3 @@ def _unsafe_globals(path: Path) -> list[str]:
 
     found = torch.serialization.get_unsafe_globals_in_checkpoint(str(path))
     return sorted(set(found) - set(_HARMLESS))
-
-
-def _first_lines(error: Exception) -> str:
-    text = " ".join(str(error).split())
-    return text if len(text) <= 300 else f"{text[:297]}..."

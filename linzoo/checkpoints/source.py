@@ -148,6 +148,8 @@ def _open_path(spec: str, path: Path, revision: str | None) -> Checkpoint:
 def _open_folder(spec: str, path: Path, revision: str | None) -> Checkpoint:
     configs = read_configs(path)
     if "model_index" not in configs:
+        if (path.parent / "model_index.json").is_file():  # a component inside its pipeline
+            configs = {**read_configs(path.parent), **configs}
         return Checkpoint(spec, path, "diffusers-component", open_component(path), configs, revision)
     if not (path / "unet").is_dir():
         kind = configs["model_index"].get("_class_name", "pipeline of no named class")

@@ -1,0 +1,337 @@
+"""Every form of SOURCE: folders, shards, single files, registered names, the Hub's cache; and what is refused."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from fakes import unet_shapes, write_json, write_sparse
+from safetensors.numpy import save_file
+from unet_configs import UNETS
+
+from linzoo.checkpoints.source import open_source
+from linzoo.checkpoints.unet import UNetTensors, open_unet
+from linzoo.errors import CheckpointError
+from linzoo.plugin import Resource
+from linzoo.registry import Registry
+
+WEIGHTS = "diffusion_pytorch_model"
+
+
+def shard(folder: Path, weight_map: dict[str, Any], *, variant: str = "") -> Path:
+    """A UNet folder in two shards, each tensor filled with its own number."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for number in (1, 2):
+        tensors = {f"down_blocks.{number}.weight": np.full((2, 3), number, np.float32)}
+        save_file(tensors, folder / f"{WEIGHTS}-0000{number}-of-00002.safetensors")
+    write_json(folder / "config.json", {"_class_name": "UNet2DConditionModel"})
+    return write_json(
+        folder / f"{WEIGHTS}.safetensors.index{variant}.json", {"metadata": {}, "weight_map": weight_map}
+    )
+
+
+GOOD_MAP = {f"down_blocks.{n}.weight": f"{WEIGHTS}-0000{n}-of-00002.safetensors" for n in (1, 2)}
+
+
+@pytest.mark.parametrize("variant", ["", ".fp16"])
+def test_shards_are_one_model(variant: str, tmp_path: Path) -> None:
+    shard(tmp_path, GOOD_MAP, variant=variant)
+    opened = open_source(tmp_path)
+    assert opened.layout == "diffusers-component"
+    assert [path.name for path in opened.files] == sorted(GOOD_MAP.values())
+    assert opened.read("down_blocks.2.weight").tolist() == [[2, 2, 2], [2, 2, 2]]
+
+
+@pytest.mark.parametrize(
+    "trick",
+    [
+        "../secret.safetensors", "/etc/secret.safetensors", "sub/shard.safetensors", "..\\secret.safetensors",
+        "C:\\secret.safetensors", ".hidden.safetensors", "shard.bin", "shard.safetensors\0", "", None, 3, ["x.safetensors"],
+    ],
+)  # fmt: skip
+def test_path_tricks_in_an_index_are_refused(trick: Any, tmp_path: Path) -> None:
+    shard(tmp_path / "unet", {**GOOD_MAP, "down_blocks.1.weight": trick})
+    with pytest.raises(
+        CheckpointError, match=r"is not the plain name of a .safetensors file beside the index"
+    ):
+        open_source(tmp_path / "unet")
+
+
+def test_shards_that_do_not_fit_their_index(tmp_path: Path) -> None:
+    shard(tmp_path / "a", {**GOOD_MAP, "conv_in.weight": GOOD_MAP["down_blocks.1.weight"]})
+    with pytest.raises(
+        CheckpointError, match=r"the index says that 'conv_in.weight' is in this shard, but it is not"
+    ):
+        open_source(tmp_path / "a")
+    shard(tmp_path / "b", {"down_blocks.2.weight": GOOD_MAP["down_blocks.1.weight"]})
+    with pytest.raises(CheckpointError, match=r"the index says that 'down_blocks.2.weight' is in this shard"):
+        open_source(tmp_path / "b")
+    shard(tmp_path / "c", GOOD_MAP)
+    save_file(
+        {"down_blocks.2.weight": np.zeros(1), "x": np.zeros(1)},
+        tmp_path / "c" / GOOD_MAP["down_blocks.2.weight"],
+    )
+    with pytest.raises(CheckpointError, match=r"holds 'x', which the index does not place in this shard"):
+        open_source(tmp_path / "c")
+    shard(tmp_path / "d", GOOD_MAP)
+    (tmp_path / "d" / GOOD_MAP["down_blocks.2.weight"]).unlink()
+    with pytest.raises(CheckpointError, match=r"00002-of-00002.safetensors: missing, but .* lists it"):
+        open_source(tmp_path / "d")
+
+
+@pytest.mark.parametrize("index", [{}, {"weight_map": {}}, {"weight_map": []}, []])
+def test_an_index_without_a_map(index: Any, tmp_path: Path) -> None:
+    write_json(tmp_path / f"{WEIGHTS}.safetensors.index.json", index)
+    write_json(tmp_path / "config.json", {})
+    with pytest.raises(CheckpointError, match=r"no 'weight_map'|a JSON list and not an object"):
+        open_source(tmp_path)
+
+
+def pipeline(folder: Path, **scheduler: Any) -> Path:
+    write_json(folder / "model_index.json", {"_class_name": "StableDiffusionPipeline"})
+    write_json(folder / "scheduler" / "scheduler_config.json", scheduler)
+    write_json(folder / "unet" / "config.json", {"_class_name": "UNet2DConditionModel", **UNETS["sd15"]})
+    write_sparse(folder / "unet" / f"{WEIGHTS}.safetensors", unet_shapes("sd15", "diffusers"))
+    return folder
+
+
+def test_a_pipeline_folder(tmp_path: Path, registry: Registry) -> None:
+    opened = open_source(pipeline(tmp_path, prediction_type="epsilon"))
+    assert opened.layout == "diffusers-folder"
+    assert set(opened.configs) == {"model_index", "scheduler", "unet"}
+    unet = open_unet(opened, registry.variants.get_value("sd15"))
+    assert len(unet.tensors) == 686
+    assert unet.config["_class_name"] == "UNet2DConditionModel"
+    assert open_source(tmp_path / "unet").configs["scheduler"] == {"prediction_type": "epsilon"}
+
+
+def test_the_full_precision_file_goes_before_the_variant(tmp_path: Path) -> None:
+    write_json(tmp_path / "config.json", {})
+    write_sparse(tmp_path / f"{WEIGHTS}.fp16.safetensors", {"conv_in.weight": (1,)})
+    assert open_source(tmp_path).tensors["conv_in.weight"].dtype == "F16"
+    write_sparse(
+        tmp_path / f"{WEIGHTS}.safetensors", {"conv_in.weight": (1,)}, dtypes={"conv_in.weight": "F32"}
+    )
+    assert open_source(tmp_path).tensors["conv_in.weight"].dtype == "F32"
+
+
+@pytest.mark.parametrize("layout", ["ldm", "ldm-bare", "diffusers"])
+def test_the_unet_under_diffusers_names(layout: str, tmp_path: Path) -> None:
+    shapes = unet_shapes("sd15", layout) | {"first_stage_model.encoder.conv_in.weight": (1,)}
+    opened = open_source(write_sparse(tmp_path / "x.safetensors", shapes))
+    assert opened.layout == layout
+    unet = UNetTensors(opened, UNETS["sd15"])
+    assert {name: info.shape for name, info in unet.tensors.items()} == unet_shapes("sd15", "diffusers")
+    assert unet.unknown == []
+    name = "mid_block.attentions.0.transformer_blocks.0.attn1.to_q.weight"
+    assert unet.names[name] in opened.tensors
+    assert unet.read(name).shape == (1280, 1280)
+    assert unet.read_bytes("conv_in.bias").nbytes == 640
+
+
+def test_what_the_unet_does_not_have_is_listed(tmp_path: Path) -> None:
+    shapes = {
+        "model.diffusion_model.input_blocks.0.0.weight": (1,),
+        "model.diffusion_model.input_blocks.99.0.x": (1,),
+    }
+    unet = UNetTensors(open_source(write_sparse(tmp_path / "x.safetensors", shapes)), UNETS["sd15"])
+    assert unet.unknown == ["model.diffusion_model.input_blocks.99.0.x"]
+    nothing = open_source(write_sparse(tmp_path / "y.safetensors", {"foo": (1,)}))
+    with pytest.raises(CheckpointError, match=r"holds no UNet"):
+        UNetTensors(nothing, UNETS["sd15"])
+
+
+def test_registered_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pipeline(tmp_path / "toys_for_source" / "teacher")
+    (tmp_path / "toys_for_source" / "__init__.py").touch()
+    monkeypatch.syspath_prepend(tmp_path)
+    variant = SimpleNamespace(local_teachers={"toy": Resource("toys_for_source", "teacher")})
+    registry: Any = SimpleNamespace(variants=[SimpleNamespace(value=variant)])
+    opened = open_source("toy", registry=registry)
+    assert (opened.spec, opened.path) == ("toy", tmp_path / "toys_for_source" / "teacher")
+    with pytest.raises(
+        CheckpointError, match=r"(?s)no registered name; did you mean 'toy'\?.*hf://user/repo"
+    ):
+        open_source("toi", registry=registry)
+    with pytest.raises(CheckpointError, match=r"registered: toy"):
+        open_source("dreamshaper.safetensors", registry=registry)
+
+
+def test_what_is_no_source(tmp_path: Path, registry: Registry) -> None:
+    with pytest.raises(CheckpointError, match=r"neither model_index.json nor config.json"):
+        open_source(tmp_path)
+    (tmp_path / "model.safetensors").touch()
+    with pytest.raises(CheckpointError, match=r"name the file itself: .*model\.safetensors"):
+        open_source(tmp_path)
+    (tmp_path / "notes.txt").touch()
+    with pytest.raises(CheckpointError, match=r"linzoo reads .safetensors and .*, not '.txt'"):
+        open_source(tmp_path / "notes.txt")
+    os.mkfifo(tmp_path / "pipe.safetensors")
+    with pytest.raises(CheckpointError, match=r"neither a file nor a folder"):
+        open_source(tmp_path / "pipe.safetensors")
+    (tmp_path / "dangling.safetensors").symlink_to(tmp_path / "gone")
+    with pytest.raises(CheckpointError, match=r"a link whose target is not there"):
+        open_source(tmp_path / "dangling.safetensors")
+
+
+def test_folders_that_cannot_be_used(tmp_path: Path) -> None:
+    write_json(tmp_path / "flux" / "model_index.json", {"_class_name": "FluxPipeline"})
+    with pytest.raises(CheckpointError, match=r"a FluxPipeline without a 'unet' folder"):
+        open_source(tmp_path / "flux")
+    write_json(tmp_path / "bare" / "config.json", {})
+    with pytest.raises(CheckpointError, match=r"holds no weights"):
+        open_source(tmp_path / "bare")
+    (tmp_path / "bad").mkdir()
+    for content, message in (
+        ("{", "not valid JSON"),
+        ("[]", "a JSON list"),
+        ("[" * 99_999, "not valid JSON"),
+    ):
+        (tmp_path / "bad" / "config.json").write_text(content)
+        with pytest.raises(CheckpointError, match=message):
+            open_source(tmp_path / "bad")
+    (tmp_path / "bad" / "config.json").write_bytes(b'{"a": "\xff"}')
+    with pytest.raises(CheckpointError, match=r"not valid JSON"):
+        open_source(tmp_path / "bad")
+    with (tmp_path / "bad" / "config.json").open("wb") as file:
+        file.truncate(40_000_000)
+    with pytest.raises(CheckpointError, match=r"larger than any config"):
+        open_source(tmp_path / "bad")
+
+
+def cached(cache: Path, repo: str, commit: str) -> Path:
+    """The snapshot folder of a repository in a Hub cache, as the Hub client lays it out."""
+    root = cache / f"models--{repo.replace('/', '--')}"
+    (root / "refs").mkdir(parents=True)
+    (root / "refs" / "main").write_text(commit)
+    folder = root / "snapshots" / commit
+    folder.mkdir(parents=True)
+    return folder
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    assert constants.HF_HUB_OFFLINE
+    return tmp_path
+
+
+def test_a_pipeline_in_the_hub_cache(cache: Path) -> None:
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    pipeline(cached(cache, "user/model", commit), prediction_type="epsilon")
+    for address in ("hf://user/model", "hf://user/model@main", f"hf://user/model@{commit}"):
+        opened = open_source(address)
+        assert (opened.spec, opened.revision, opened.layout) == (address, commit, "diffusers-folder")
+        assert len(opened.tensors) == 686
+
+
+def test_shards_and_single_files_in_the_hub_cache(cache: Path) -> None:
+    shard(cached(cache, "user/shards", "a" * 40), GOOD_MAP)
+    assert len(open_source("hf://user/shards").files) == 2
+    folder = cached(cache, "user/single", "b" * 40)
+    write_sparse(folder / "model.safetensors", {"model.diffusion_model.out.2.bias": (4,)})
+    assert open_source("hf://user/single").layout == "ldm"
+    write_sparse(folder / "model-pruned.safetensors", {"x": (1,)})
+    with pytest.raises(
+        CheckpointError, match=r"several models \(model-pruned.safetensors, model.safetensors\)"
+    ):
+        open_source("hf://user/single")
+    (cached(cache, "user/empty", "c" * 40) / "README.md").touch()
+    with pytest.raises(CheckpointError, match=r"holds no UNet weights"):
+        open_source("hf://user/empty")
+
+
+def test_a_miss_offline_and_malformed_addresses(cache: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"not in the local cache, and the Hub cannot be reached"):
+        open_source("hf://user/absent")
+    for address in (
+        "hf://model",
+        "hf://user/model/file",
+        "hf://../x",
+        "hf://user/model@",
+        "hf://user/model@a b",
+    ):
+        with pytest.raises(CheckpointError, match=r"not of the form hf://user/repo|cannot be fetched"):
+            open_source(address)
+
+
+def test_an_index_in_the_hub_cache_is_held_to_the_same_rules(cache: Path) -> None:
+    folder = cached(cache, "user/evil", "d" * 40)
+    shard(folder, {"down_blocks.1.weight": "../../../../secret.safetensors"})
+    with pytest.raises(CheckpointError, match=r"is not the plain name"):
+        open_source("hf://user/evil")
+    assert json.loads((folder / f"{WEIGHTS}.safetensors.index.json").read_text())["weight_map"]
+
+
+def online(monkeypatch: pytest.MonkeyPatch, remote: Path) -> list[str]:
+    """A Hub whose repository is the folder ``remote``; returns what is downloaded from it, in order."""
+    import huggingface_hub
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    names = [each.relative_to(remote).as_posix() for each in remote.rglob("*") if each.is_file()]
+    monkeypatch.setattr(huggingface_hub.HfApi, "list_repo_files", lambda self, repo, revision: names)
+    fetched: list[str] = []
+
+    def snapshot_download(repo: str, revision: str | None, allow_patterns: list[str]) -> str:
+        fetched.extend(allow_patterns)
+        return str(remote)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    return fetched
+
+
+def test_only_what_is_needed_is_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    remote = pipeline(tmp_path / "e" / ("e" * 40), prediction_type="epsilon")
+    write_sparse(remote / "vae" / f"{WEIGHTS}.safetensors", {"a": (1,)})
+    write_sparse(remote / "unet" / f"{WEIGHTS}.fp16.safetensors", {"a": (1,)})
+    write_sparse(remote / "v1-5-pruned.safetensors", {"a": (1,)})
+    write_json(remote / "vae" / "config.json", {})
+    fetched = online(monkeypatch, remote)
+    assert open_source("hf://user/model").revision == "e" * 40
+    assert sorted(fetched) == [
+        "model_index.json",
+        "scheduler/scheduler_config.json",
+        "unet/config.json",
+        f"unet/{WEIGHTS}.safetensors",
+        "vae/config.json",
+    ]
+
+
+def test_shards_are_fetched_after_their_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shard(tmp_path, GOOD_MAP)
+    fetched = online(monkeypatch, tmp_path)
+    open_source("hf://user/model@main")
+    assert fetched == ["config.json", f"{WEIGHTS}.safetensors.index.json", *sorted(GOOD_MAP.values())]
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("GatedRepoError", "asks you to accept terms first, at https://huggingface.co/user/model"),
+        ("RepositoryNotFoundError", "no such repository, or a private one"),
+        ("RevisionNotFoundError", "has no such branch, tag or commit"),
+        ("HfHubHTTPError", "cannot be fetched"),
+    ],
+)
+def test_errors_of_the_hub(name: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import huggingface_hub
+    from huggingface_hub import errors
+
+    online(monkeypatch, tmp_path)
+    error = getattr(errors, name).__new__(getattr(errors, name), "no")
+    Exception.__init__(error, "no")
+
+    def refuse(self: Any, repo: str, revision: str | None) -> list[str]:
+        raise error
+
+    monkeypatch.setattr(huggingface_hub.HfApi, "list_repo_files", refuse)
+    with pytest.raises(CheckpointError, match=message):
+        open_source("hf://user/model@main")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import nn
 
@@ -24,20 +26,21 @@ class GeneralizedLinearAttention(MountedAttention):
     to_k_: nn.Module
 
     @classmethod
-    def weights(cls, dim: int, heads: int, *, projection_mid_dim: int | None = None) -> nn.ModuleDict:  # noqa: ARG003
+    def weights(cls, dim: int, heads: int, **options: Any) -> nn.ModuleDict:  # noqa: ARG003
         """The layer's weights in the official layout.
 
-        The number of ``heads`` does not change them. ``projection_mid_dim`` is the width m inside f and g: None for ``dim``; -1 for the identity in their place,
-        so that q = Wq(2x) as in the published code.
+        The number of ``heads`` does not change them. The one option, ``projection_mid_dim``, is the width m inside
+        f and g: None for ``dim``; -1 for the identity in their place, so that q = Wq(2x) as in the published code.
         """
+        mid_dim = options["projection_mid_dim"]
         return nn.ModuleDict(
             {
                 "to_q": nn.Linear(dim, dim, bias=False),
                 "to_k": nn.Linear(dim, dim, bias=False),
                 "to_v": nn.Linear(dim, dim, bias=False),
                 "to_out": nn.ModuleList([nn.Linear(dim, dim)]),
-                "to_q_": _branch(dim, projection_mid_dim),
-                "to_k_": _branch(dim, projection_mid_dim),
+                "to_q_": _branch(dim, mid_dim),
+                "to_k_": _branch(dim, mid_dim),
             }
         )
 

@@ -118,11 +118,12 @@ def read_linfusion(checkpoint: str | Path, *, registry: Registry | None = None) 
     opened = open_source(f"hf://{checkpoint}" if hub_name else checkpoint, registry=registry)
     config = LinFusionConfig.from_folder(opened.path)
     with torch.device("meta"):
-        linfusion = LinFusion(modules_list=config.to_json()["modules_list"], registry=registry)
+        linfusion: LinFusion = LinFusion(modules_list=config.to_json()["modules_list"], registry=registry)
     expected = linfusion.state_dict()
     _check_tensors(opened, {name: tuple(tensor.shape) for name, tensor in expected.items()})
     linfusion.load_state_dict({name: _read(opened, name) for name in expected}, strict=True, assign=True)
-    return linfusion.eval()
+    linfusion.eval()
+    return linfusion
 
 
 def _read(checkpoint: Checkpoint, name: str) -> torch.Tensor:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from linzoo.registry import Registry
 
 
-class LinFusion(ModelMixin, ConfigMixin):
+class LinFusion(ModelMixin, ConfigMixin):  # type: ignore[misc]
     """The weights of all replaced modules; child ``i`` belongs to entry ``i`` of ``modules_list``.
 
     ``LinFusion.from_pretrained(folder)`` and ``.save_pretrained(folder)`` read and write what the published code
@@ -39,7 +39,7 @@ class LinFusion(ModelMixin, ConfigMixin):
     config_name = "config.json"
     ignore_for_config = ["registry"]  # noqa: RUF012 (diffusers' own attribute)
 
-    @register_to_config
+    @register_to_config  # type: ignore[untyped-decorator]
     def __init__(self, modules_list: Sequence[Mapping[str, Any]], registry: Registry | None = None) -> None:
         super().__init__()
         self.entries = LinFusionConfig.from_json({"modules_list": modules_list}, "LinFusion").modules
@@ -49,7 +49,8 @@ class LinFusion(ModelMixin, ConfigMixin):
 
     def layer(self, index: int) -> nn.ModuleDict:
         """The weights of one replaced module."""
-        return self.get_submodule(str(index))
+        layer: nn.ModuleDict = self.get_submodule(str(index))
+        return layer
 
 
 def _mixer(mixer: str, registry: Registry | None) -> type[MountedAttention]:
@@ -64,4 +65,5 @@ def _mixer(mixer: str, registry: Registry | None) -> type[MountedAttention]:
         raise MountError(
             f"The mixer {mixer!r} stands for the teacher's own attention; it has no weights to mount."
         )
-    return module.load()
+    loaded: type[MountedAttention] = module.load()
+    return loaded

@@ -10,7 +10,7 @@ then, so that a LoRA which was loaded meanwhile stays too.
 from __future__ import annotations
 
 import functools
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import torch
 from diffusers.models.attention_processor import Attention, FusedAttnProcessor2_0
@@ -168,7 +168,7 @@ def _unmount_layer(layer: MountedAttention) -> None:
         layer.fuse_projections()
 
 
-def _equal(old: nn.Module, new: nn.Module) -> bool:
+def _equal(old: Any, new: Any) -> bool:
     """Whether two layers are plain linear layers with the same numbers."""
     if type(old) is not nn.Linear or type(old.weight) is not nn.Parameter:
         return False

@@ -34,7 +34,7 @@ SOFTMAX_PROCESSORS = frozenset(
 _unknown_processors: set[type] = set()
 
 
-class MountedAttention(Attention):
+class MountedAttention(Attention):  # type: ignore[misc]
     """A linear mixer in the place of a UNet's self-attention, with the attributes that diffusers relies on.
 
     An instance is made by :func:`linzoo.attention.mount.mount` out of a stock ``Attention``, whose linear layers
@@ -123,23 +123,28 @@ class MountedAttention(Attention):
         if hidden_states.shape[1] < self.min_tokens:
             return self._softmax(hidden_states, bias)
         mixed = self.mix(hidden_states, None if bias is None else bias.exp())
-        return self.to_out[1](self.to_out[0](mixed))
+        return self._finish(self.to_out[0](mixed))
 
     def _softmax(self, hidden_states: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
         """The teacher's attention, operation by operation as diffusers' ``AttnProcessor2_0``."""
         q, k, v = (
-            self._project(name, hidden_states).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            self._project(name, hidden_states).view(*hidden_states.shape[:2], self.heads, -1).transpose(1, 2)
             for name in ("to_q", "to_k", "to_v")
         )
         mask = None if bias is None else bias[:, None, None, :]
         attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-        return self.to_out[1](self._project("to_out", attended.transpose(1, 2).flatten(2)))
+        return self._finish(self._project("to_out", attended.transpose(1, 2).flatten(2)))
 
     def _look_at_itself(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """Perturbed attention guidance: each token attends to itself alone."""
         if hidden_states.shape[1] < self.min_tokens:
-            return self.to_out[1](self._project("to_out", self._project("to_v", hidden_states)))
-        return self.to_out[1](self.to_out[0](self.to_v(hidden_states)))
+            return self._finish(self._project("to_out", self._project("to_v", hidden_states)))
+        return self._finish(self.to_out[0](self.to_v(hidden_states)))
+
+    def _finish(self, output: torch.Tensor) -> torch.Tensor:
+        """The dropout behind the last linear layer."""
+        dropped: torch.Tensor = self.to_out[1](output)
+        return dropped
 
     def _project(self, name: str, x: torch.Tensor) -> torch.Tensor:
         """One of the teacher's linear layers, under the adapters that are on the mounted one."""
@@ -162,7 +167,7 @@ def _key_bias(attention_mask: torch.Tensor | None, hidden_states: torch.Tensor) 
 
 def _attention_is_skipped(like: torch.Tensor) -> bool:
     """Whether a guider has softmax attention return its values (``PerturbedAttentionGuidance`` does it this way)."""
-    if torch.compiler.is_compiling() or torch.jit.is_tracing():
+    if torch.compiler.is_compiling():
         return False
     probe = like.new_empty(1, 1, 1, 1)
     return F.scaled_dot_product_attention(probe, probe, probe) is probe

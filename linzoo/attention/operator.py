@@ -82,7 +82,7 @@ def generalized_linear_attention(
 
 def _split(x: torch.Tensor, heads: int) -> torch.Tensor:
     """(B, N, C) to (B, heads, N, C / heads)."""
-    return _at_least_float32(x).unflatten(-1, (heads, -1)).transpose(1, 2)
+    return _at_least_float32(x).reshape(*x.shape[:2], heads, -1).transpose(1, 2)
 
 
 def _at_least_float32(x: torch.Tensor) -> torch.Tensor:

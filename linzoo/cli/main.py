@@ -5,7 +5,10 @@ from __future__ import annotations
 import click
 
 from linzoo._version import __version__
+from linzoo.cli.convert import convert
+from linzoo.cli.demo import demo
 from linzoo.cli.doctor import doctor
+from linzoo.cli.generate import generate
 from linzoo.cli.inspect import inspect
 from linzoo.cli.list import list_entries
 from linzoo.cli.plugin_commands import RootGroup
@@ -26,7 +29,10 @@ def main() -> None:
     """
 
 
+main.add_command(convert)
+main.add_command(demo)
 main.add_command(doctor)
+main.add_command(generate)
 main.add_command(inspect)
 main.add_command(list_entries)
 main.add_command(plugins)

@@ -66,7 +66,7 @@ def draw(
     import torch
 
     width, height = settings.size or (None, None)
-    if settings.size and (width % 8 or height % 8 or min(settings.size) < 8):
+    if settings.size and any(side < 8 or side % 8 for side in settings.size):
         raise UsageError(f"A size must be a multiple of 8 in both directions, got {width}x{height}.")
     pipe.set_progress_bar_config(disable=True)
     images: list[Image] = []

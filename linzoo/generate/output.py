@@ -38,14 +38,19 @@ def write_bytes(path: Path, data: bytes) -> None:
         fsync_folder(path.parent)
 
 
-def write_image(path: Path, image: Image) -> None:
-    """Write a picture in the format of the path's suffix; see :func:`write_bytes`.
+def check_suffix(path: Path, *, page: bool) -> None:
+    """Refuse early what could not be written at the end.
 
     Raises:
-        UsageError: the suffix stands for no picture format.
+        UsageError: the suffix stands for no picture format, nor, with ``page``, for an HTML page.
     """
-    if path.suffix.lower() not in FORMATS:
-        raise UsageError(f"{path}: name a picture file, one of {', '.join(FORMATS)}.")
+    allowed = [*FORMATS, ".html"] if page else list(FORMATS)
+    if path.suffix.lower() not in allowed:
+        raise UsageError(f"{path}: name a file that ends in one of {', '.join(allowed)}.")
+
+
+def write_image(path: Path, image: Image) -> None:
+    """Write a picture in the format of the path's suffix; see :func:`write_bytes`."""
     write_bytes(path, encode(image, FORMATS[path.suffix.lower()]))
 
 

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import base64
 import html
+import math
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from linzoo.generate.output import encode, write_bytes, write_image
+from linzoo.generate.output import check_suffix, encode, write_bytes, write_image
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+    from PIL.ImageDraw import ImageDraw
 
 _GAP = 12
 _LINE = 18
@@ -53,12 +55,13 @@ class Sheet:
     cards: Sequence[Card]
 
     def save(self, path: Path) -> None:
-        """Write the sheet as a page (``.html``) or a picture, by the suffix.
+        """Write the sheet as a page (``.html``) or as a picture, by the suffix.
 
         Raises:
             UsageError: the suffix stands for neither.
             CheckpointError: the place cannot be written.
         """
+        check_suffix(path, page=True)
         if path.suffix.lower() == ".html":
             write_bytes(path, self.to_html().encode())
         else:
@@ -139,11 +142,11 @@ _PAGE = """<!doctype html>
 
 def _columns(cards: int, width: int, height: int) -> int:
     """Cards side by side so that the sheet comes out about square."""
-    return min(cards, max(1, round((cards * height / width) ** 0.5)))
+    return min(cards, max(1, round(math.sqrt(cards * height / width))))
 
 
 def _text(
-    pen: object, at: tuple[int, int], lines: Sequence[str], colour: tuple[int, int, int] = _INK
+    pen: ImageDraw, at: tuple[int, int], lines: Sequence[str], colour: tuple[int, int, int] = _INK
 ) -> None:
     from PIL import ImageFont
 

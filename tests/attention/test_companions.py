@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import Calls
+from counting import Calls
 from diffusers import (
     AutoPipelineForImage2Image,
     ControlNetModel,

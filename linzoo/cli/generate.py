@@ -1,0 +1,123 @@
+"""``linzoo generate``: draw with a teacher, with its student, or with both side by side."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import click
+
+from linzoo.cli.common import Command, State, pass_state, progress
+from linzoo.cli.drawing import DType, open_teacher, sheet_of
+from linzoo.errors import UsageError
+
+
+def _parse_size(_: click.Context, __: click.Parameter, value: str | None) -> tuple[int, int] | None:
+    if value is None:
+        return None
+    match = re.fullmatch(r"(\d{1,6})(?:x(\d{1,6}))?", value)
+    if match is None:
+        raise click.BadParameter(f"{value!r} is not of the form 768x512, or 768 for a square.")
+    return int(match[1]), int(match[2] or match[1])
+
+
+@click.command(cls=Command)
+@click.argument("source", metavar="SOURCE")
+@click.argument("prompt", metavar="PROMPT")
+@click.option(
+    "--linfusion", metavar="CHECKPOINT", help="LinFusion checkpoint to mount: a folder or hf://repo."
+)
+@click.option("--compare", is_flag=True, help="Draw with the teacher too and write both side by side.")
+@click.option(
+    "--size", metavar="WxH", callback=_parse_size, help="Pixels; without it, what the model was trained at."
+)
+@click.option("--steps", type=click.IntRange(min=1), default=25, show_default=True, help="Denoising steps.")
+@click.option(
+    "--guidance", type=float, default=7.5, show_default=True, help="Classifier-free guidance; 1 for none."
+)
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the noise.")
+@click.option("--negative", metavar="TEXT", default="", help="What the picture should not show.")
+@click.option(
+    "--min-tokens",
+    type=click.IntRange(min=0),
+    default=0,
+    help="Layers with fewer tokens than this keep the teacher's softmax attention.",
+)
+@click.option("--device", help="Torch device; without it, a GPU where there is one.")
+@click.option(
+    "--dtype",
+    type=click.Choice(["float32", "float16", "bfloat16"]),
+    help="Precision; without it, float32 on a CPU, else float16.",
+)
+@click.option("--variant", metavar="ID", help="Variant of SOURCE, where detection cannot tell.")
+@click.option(
+    "--prediction-type",
+    type=click.Choice(["epsilon", "v_prediction", "sample"]),
+    help="What SOURCE predicts, where detection cannot tell.",
+)
+@click.option(
+    "-o",
+    "--out",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Picture to write (.png, .jpg, .webp; with --compare also .html); without it, named after the prompt.",
+)
+@pass_state
+def generate(
+    state: State,
+    /,
+    source: str,
+    prompt: str,
+    linfusion: str | None,
+    compare: bool,
+    size: tuple[int, int] | None,
+    min_tokens: int,
+    device: str | None,
+    dtype: DType | None,
+    variant: str | None,
+    prediction_type: str | None,
+    out: Path | None,
+    **drawing: Any,
+) -> None:
+    """Draw PROMPT with SOURCE, with a LinFusion checkpoint mounted in it, or with both from the same noise.
+
+    SOURCE is a diffusers folder, a .safetensors or .ckpt file, hf://repo[@rev] or a registered name. The same seed
+    gives the same picture.
+
+    \b
+    Examples:
+      linzoo generate mini "red apple, 3D emoji"
+      linzoo generate dreamshaper_8.safetensors "a lighthouse at dusk" --linfusion dreamshaper-linfusion --compare
+      linzoo generate sdxl-folder "a harbour" --linfusion sdxl-linfusion --size 2048x1024 --min-tokens 4096
+    """
+    if compare and linfusion is None:
+        raise UsageError("--compare needs --linfusion CHECKPOINT, the student to compare with.")
+    from linzoo.checkpoints.inspection import inspect
+    from linzoo.generate.compare import Settings, draw
+    from linzoo.generate.compare import compare as draw_both
+    from linzoo.generate.output import check_suffix, write_image
+
+    out = out or Path(f"{_slug(prompt)}-{drawing['seed']}.png")
+    check_suffix(out, page=compare)
+    found = inspect(source, registry=state.registry, variant=variant, prediction_type=prediction_type)
+    pipe = open_teacher(found, state, device=device, dtype=dtype)
+    if size is None and found.native_size:
+        size = found.native_size, found.native_size
+    settings = Settings(size=size, **drawing)
+    handle = None
+    if linfusion is not None:
+        from linzoo.attention.handle import load
+
+        handle = load(pipe, linfusion, min_tokens=min_tokens, registry=state.registry)
+    with progress(state, "Drawing", settings.steps * (2 if compare else 1)) as advance:
+        if handle and compare:
+            pairs = draw_both(pipe, handle, [prompt], settings, advance)
+            sheet_of(pairs, f"{source} and {linfusion}", settings).save(out)
+        else:
+            write_image(out, draw(pipe, [prompt], settings, advance)[0])
+    click.echo(out)
+
+
+def _slug(prompt: str) -> str:
+    """A file name that tells the prompt."""
+    return re.sub(r"[^a-z0-9]+", "-", prompt.lower()).strip("-")[:60].strip("-") or "picture"

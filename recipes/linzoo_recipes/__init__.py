@@ -1,0 +1,1 @@
+"""Recipes that ship with linzoo: distillation documents, and how mini was trained."""

@@ -1,0 +1,50 @@
+"""Sample sheets: a grid of pictures drawn by a pipeline, with the prompt under each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from diffusers import StableDiffusionPipeline
+from PIL import Image, ImageDraw
+
+from .files import replacing
+from .progress import track
+
+STEPS = 30
+GUIDANCE = 5.0
+_LABEL = 14
+
+
+def draw(
+    pipeline: StableDiffusionPipeline, prompts: Sequence[str], seeds: Sequence[int], size: int = 128
+) -> list[Image.Image]:
+    """Return one picture a prompt, `size` pixels square; the same seed gives the same picture."""
+    pipeline.set_progress_bar_config(disable=True)
+    pairs = list(zip(prompts, seeds, strict=True))
+    return [
+        pipeline(
+            prompt,
+            num_inference_steps=STEPS,
+            guidance_scale=GUIDANCE,
+            height=size,
+            width=size,
+            generator=torch.Generator().manual_seed(seed),
+        ).images[0]
+        for prompt, seed in track(pairs, "draw", total=len(pairs))
+    ]
+
+
+def save_sheet(path: Path, pictures: Sequence[Image.Image], labels: Sequence[str], columns: int) -> None:
+    """Write the pictures as one PNG grid, each above its label."""
+    width, height = pictures[0].size
+    rows = -(-len(pictures) // columns)
+    sheet = Image.new("RGB", (columns * width, rows * (height + _LABEL)), "white")
+    pen = ImageDraw.Draw(sheet)
+    for place, (picture, label) in enumerate(zip(pictures, labels, strict=True)):
+        left, top = place % columns * width, place // columns * (height + _LABEL)
+        sheet.paste(picture, (left, top))
+        pen.text((left + 3, top + height + 1), label, fill="black", font_size=10)
+    with replacing(path) as partial:
+        sheet.save(partial, format="PNG")

@@ -78,9 +78,9 @@ class Site:
         return file
 
     def forget(self) -> None:
-        """Drop the modules that were imported from here."""
+        """Drop the modules that were imported from here, or from files beside it."""
         for name, module in list(sys.modules.items()):
-            if str(getattr(module, "__file__", None) or "").startswith(str(self.folder)):
+            if str(getattr(module, "__file__", None) or "").startswith(str(self.folder.parent)):
                 del sys.modules[name]
         importlib.invalidate_caches()
 

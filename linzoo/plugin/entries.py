@@ -16,7 +16,11 @@ Conditioning = Literal["text", "text+pooled+time_ids"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry(Spec):
-    """Anything that a plugin adds to the registry: an id, unique among its kind, and one line of summary.
+    """Anything that a plugin adds to the registry.
+
+    Attributes:
+        id: what it is called on the command line; unique among its kind.
+        summary: one line that says what it is, for lists.
 
     Raises:
         SpecError: the id is not lower-case words joined by ``.``, ``_`` or ``-``, or a field is malformed.
@@ -213,7 +217,12 @@ class InitRecipe(Entry):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DistillRecipe(Entry):
-    """A YAML document that says how to distil: data, stages, losses, optimiser, precision, validation."""
+    """A YAML document that says how to distil: data, stages, losses, optimiser, precision, validation.
+
+    Attributes:
+        variant: id of the variant that it distils.
+        document: the YAML file.
+    """
 
     variant: str
     document: Resource
@@ -225,7 +234,12 @@ class DistillRecipe(Entry):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Check(Entry):
-    """An extra check of ``linzoo validate``: a function that measures something and holds it against a bar."""
+    """An extra check of ``linzoo validate``: a function that measures something and holds it against a bar.
+
+    Attributes:
+        run: the function.
+        suites: the suites that it is part of.
+    """
 
     run: LazyRef
     suites: tuple[Literal["quick", "quality", "speed"], ...] = ("quick",)

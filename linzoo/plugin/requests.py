@@ -69,7 +69,13 @@ class Card:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CardSection(Spec):
-    """A section that a plugin adds to a model card; sections are sorted by ``order``, then by plugin."""
+    """A section that a plugin adds to a model card.
+
+    Attributes:
+        title: its heading.
+        markdown: its text.
+        order: where it stands: sections are sorted by this, then by plugin.
+    """
 
     title: str
     markdown: str
@@ -101,7 +107,12 @@ class DistillRun:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DistillStep:
-    """One optimiser step that was taken: its number, counted from 1, and each loss by name."""
+    """One optimiser step that was taken.
+
+    Attributes:
+        step: its number, counted from 1.
+        losses: each loss by name.
+    """
 
     step: int
     losses: Mapping[str, float]

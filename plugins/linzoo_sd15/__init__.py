@@ -7,6 +7,9 @@ from dataclasses import replace
 
 from linzoo.plugin import AttentionPlan, AttentionRule, Fingerprint, Resource, Variant, hookimpl
 
+_SMALL = ("mid_block.*", "down_blocks.2.*", "up_blocks.1.*")
+"""Where a UNet has the fewest tokens."""
+
 _FINGERPRINT = Fingerprint(
     channels=320,
     in_channels=4,
@@ -98,6 +101,9 @@ def linzoo_attention_plans() -> Iterator[AttentionPlan]:
         id="sd15-keep-small",
         summary="Softmax stays in the two smallest levels (at most 256 tokens for 512 px).",
         variant="sd15",
-        rules=(AttentionRule(channels=1280, mixer="softmax"), AttentionRule(mixer="generalized-linear")),
+        rules=(
+            *(AttentionRule(match=block, mixer="softmax") for block in _SMALL),
+            AttentionRule(mixer="generalized-linear"),
+        ),
         expect_replaced=10,
     )

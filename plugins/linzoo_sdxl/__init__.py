@@ -7,6 +7,9 @@ from dataclasses import replace
 
 from linzoo.plugin import AttentionPlan, AttentionRule, Fingerprint, Resource, Variant, hookimpl
 
+_SMALL = ("mid_block.*", "down_blocks.2.*", "up_blocks.0.*")
+"""Where a UNet has the fewest tokens."""
+
 _FINGERPRINT = Fingerprint(
     channels=320,
     in_channels=4,
@@ -101,7 +104,7 @@ def linzoo_attention_plans() -> Iterator[AttentionPlan]:
         summary="Softmax stays in the smaller level (1024 tokens for 1024 px), which has 60 of the 70.",
         variant="sdxl",
         rules=(
-            AttentionRule(channels=1280, mixer="softmax"),
+            *(AttentionRule(match=block, mixer="softmax") for block in _SMALL),
             AttentionRule(mixer="generalized-linear", options=narrow),
         ),
         expect_replaced=10,

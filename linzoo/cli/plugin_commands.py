@@ -50,7 +50,9 @@ class PluginCommand(click.Command):
         if not isinstance(command, click.Command):
             from linzoo.plugin.spec import with_article
 
-            why = f"'{self._candidate.target}' is no click command, but {with_article(type(command).__name__)}"
+            why = (
+                f"'{self._candidate.target}' is no click command, but {with_article(type(command).__name__)}"
+            )
             raise BrokenCommandError(str(self.name), self.plugin, why)
         return command.make_context(info_name, args, *rest, **extra)
 

@@ -60,7 +60,7 @@ def list_plugins(state: State, everything: bool, no_load: bool, requirements: bo
         print_table(("NAME", "VERSION", "ORIGIN", "STATE", "PROVIDES (OR WHAT IS WRONG)", "MS"), rows)
     hidden = len(statuses) - len(shown)
     if hidden:
-        state.say(f"{hidden} built-in plugins are not listed (--all)")
+        state.say(f"built-in plugins that are not listed: {hidden} (--all)")
 
 
 @plugins.command("show", cls=Command)
@@ -139,7 +139,8 @@ def _state(status: PluginStatus) -> str:
 
 
 def _counts(status: PluginStatus) -> str:
-    return ", ".join(f"{len(ids)} {kind}" for kind, ids in status.provides.items())
+    counted = ((len(ids), kind) for kind, ids in status.provides.items())
+    return ", ".join(f"{count} {kind.removesuffix('s') if count == 1 else kind}" for count, kind in counted)
 
 
 def _data(status: PluginStatus) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from linzoo.plugin.frozen import FrozenMap
 from linzoo.plugin.lazy import LazyRef, Resource
-from linzoo.plugin.spec import Spec, SpecError, check_filled, check_id, check_positive, check_reference
+from linzoo.plugin.spec import Spec, SpecError, check_filled, check_id, check_positive, check_reference, shown
 
 PredictionType = Literal["epsilon", "v_prediction", "sample"]
 Conditioning = Literal["text", "text+pooled+time_ids"]
@@ -33,7 +33,7 @@ class Entry(Spec):
         check_id(f"{type(self).__name__}.id", self.id)
         Spec.__post_init__(self)
         if "\n" in self.summary:
-            raise SpecError(f"{type(self).__name__}.summary must be one line, got {self.summary!r}")
+            raise SpecError(f"{type(self).__name__}.summary must be one line, got {shown(self.summary)}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from linzoo.errors import PluginError
-from linzoo.plugin.spec import Spec, SpecError
+from linzoo.plugin.spec import Spec, SpecError, shown
 
 _MODULE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
 _TARGET = re.compile(rf"{_MODULE.pattern}:{_MODULE.pattern}")
@@ -22,7 +22,7 @@ class LazyRef(Spec):
 
     Args:
         target: ``"package.module:Name"``.
-        hint: what to do when the import fails, for example ``"pip install linzoo[train]"``.
+        hint: what to do when the import fails, for example ``"pip install einops"``.
 
     Raises:
         SpecError: ``target`` has another form.
@@ -34,7 +34,8 @@ class LazyRef(Spec):
     def __post_init__(self) -> None:
         if not isinstance(self.target, str) or not _TARGET.fullmatch(self.target):
             raise SpecError(
-                f"LazyRef.target must be of the form 'package.module:Name', got {self.target!r}", "LZP305"
+                f"LazyRef.target must be of the form 'package.module:Name', got {shown(self.target)}",
+                "LZP305",
             )
         Spec.__post_init__(self)
 
@@ -75,11 +76,11 @@ class Resource(Spec):
     def __post_init__(self) -> None:
         Spec.__post_init__(self)
         if not _MODULE.fullmatch(self.package):
-            raise SpecError(f"Resource.package must be the name of a package, got {self.package!r}")
+            raise SpecError(f"Resource.package must be the name of a package, got {shown(self.package)}")
         place = PurePosixPath(self.path)
         if not self.path or "\\" in self.path or place.is_absolute() or ".." in place.parts:
             raise SpecError(
-                f"Resource.path must be a relative path that stays in the package, got {self.path!r}"
+                f"Resource.path must be a relative path that stays in the package, got {shown(self.path)}"
             )
 
     def locate(self) -> Path:
@@ -90,8 +91,11 @@ class Resource(Spec):
         """
         try:
             spec = importlib.util.find_spec(self.package)
-        except (ImportError, ValueError):
-            spec = None
+        except (Exception, SystemExit) as error:  # a package is imported on the way to what lies in it
+            why = f"{type(error).__name__}: {error}"
+            raise PluginError(
+                f"cannot open resource '{self.path}': package '{self.package}' cannot be found ({why})"
+            ) from error
         if spec is None:
             raise PluginError(
                 f"cannot open resource '{self.path}': package '{self.package}' is not installed"

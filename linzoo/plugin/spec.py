@@ -88,7 +88,7 @@ def check_id(where: str, value: str) -> None:
     """
     if not isinstance(value, str) or not ID.fullmatch(value):
         raise SpecError(
-            f"{where} must be lower-case words joined by '.', '_' or '-', got {value!r}", "LZP303"
+            f"{where} must be lower-case words joined by '.', '_' or '-', got {shown(value)}", "LZP303"
         )
 
 
@@ -100,14 +100,14 @@ def check_reference(where: str, *values: str | None) -> None:
     """
     for value in values:
         if value is not None and not REFERENCE.fullmatch(value):
-            raise SpecError(f"{where} must be the id of an entry, got {value!r}", "LZP303")
+            raise SpecError(f"{where} must be the id of an entry, got {shown(value)}", "LZP303")
 
 
 def check_positive(where: str, *values: int | None) -> None:
     """Raise :class:`SpecError` where a number is below 1; None is passed over."""
     for value in values:
         if value is not None and value < 1:
-            raise SpecError(f"{where} must be 1 or more, got {value!r}")
+            raise SpecError(f"{where} must be 1 or more, got {shown(value)}")
 
 
 def check_filled(where: str, value: typing.Sized) -> None:
@@ -118,7 +118,7 @@ def check_filled(where: str, value: typing.Sized) -> None:
 
 def _check_key(where: str, key: Any) -> None:
     if not isinstance(key, str):
-        raise SpecError(f"{where} must have strings as keys, got {key!r}")
+        raise SpecError(f"{where} must have strings as keys, got {shown(key)}")
 
 
 def _check_plain(where: str, value: Any) -> None:
@@ -132,7 +132,8 @@ def _check_plain(where: str, value: Any) -> None:
             _check_plain(f"{where}[{index}]", item)
     elif not (value is None or isinstance(value, bool | int | float | str)):
         raise SpecError(
-            f"{where} must be plain data (None, bool, int, float, str, list, dict), got {value!r}", "LZP306"
+            f"{where} must be plain data (None, bool, int, float, str, list, dict), got {shown(value)}",
+            "LZP306",
         )
 
 
@@ -148,7 +149,7 @@ def _fits(value: Any, hint: Any) -> bool:
 
 
 def _mismatch(where: str, value: Any, hint: Any) -> SpecError:
-    return SpecError(f"{where} must be {describe(hint)}, got {value!r}")
+    return SpecError(f"{where} must be {describe(hint)}, got {shown(value)}")
 
 
 def describe(hint: Any) -> str:
@@ -163,6 +164,12 @@ def describe(hint: Any) -> str:
     if origin is not None:
         return f"a dict of names, each {describe(args[1])}"
     return _WORDS.get(hint) or with_article(hint.__name__)
+
+
+def shown(value: Any) -> str:
+    """A value as it is shown in a message: on one line, and not all of it where it is long."""
+    text = " ".join(repr(value).split())
+    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def with_article(name: str) -> str:

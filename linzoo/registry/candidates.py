@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import importlib.metadata
 import importlib.util
+import itertools
 import re
 import site
 import sys
@@ -77,13 +79,11 @@ def installed_candidates(group: str = PLUGINS_GROUP) -> list[Candidate]:
     """
     path = _search_path()
     found: dict[str, list[Candidate]] = {}
-    for name in _distributions_with(group, path):
-        key = normalise(name)
-        if key not in found:
-            found[key] = list(_entry_points(name, group, path))
-    return [
-        candidate for key in sorted(found) for candidate in sorted(found[key], key=lambda each: each.name)
-    ]
+    for name in _names_with(group, path):
+        if normalise(name) not in found:
+            first = itertools.islice(importlib.metadata.distributions(name=name, path=path), 1)
+            found[normalise(name)] = [each for dist in first for each in _candidates_of(dist, name, group)]
+    return [each for name in sorted(found) for each in sorted(found[name], key=lambda each: each.name)]
 
 
 def file_candidates(paths: Sequence[str | Path]) -> list[Candidate]:
@@ -92,42 +92,48 @@ def file_candidates(paths: Sequence[str | Path]) -> list[Candidate]:
 
 
 def _search_path() -> list[str]:
-    here = Path.cwd()
     installed = {sysconfig.get_path("purelib"), sysconfig.get_path("platlib"), site.getusersitepackages()}
-    return [
-        entry
-        for entry in sys.path
-        if entry and (entry in installed or not Path(entry).is_dir() or not here.samefile(entry))
-    ]
+    return [entry for entry in sys.path if entry and (entry in installed or not _is_here(entry))]
 
 
-def _distributions_with(group: str, path: list[str]) -> Iterator[str]:
+def _is_here(entry: str) -> bool:
+    try:
+        return Path(entry).samefile(Path())
+    except OSError:
+        return False
+
+
+def _names_with(group: str, path: list[str]) -> Iterator[str]:
     """Names of distributions whose metadata mention the group; reads one small file of each distribution."""
     heading = re.compile(rf"^\s*\[\s*{re.escape(group)}\s*\]", re.MULTILINE)
     for dist in importlib.metadata.distributions(path=path):
         try:
-            if heading.search(dist.read_text("entry_points.txt") or "") and dist.metadata["Name"]:
-                yield dist.metadata["Name"]
+            names = (
+                dist.metadata.get_all("Name")
+                if heading.search(dist.read_text("entry_points.txt") or "")
+                else []
+            )
         except (OSError, UnicodeError, TypeError):
             continue  # what an interrupted uninstall leaves behind is nobody's plugin
+        yield from names or []
 
 
-def _entry_points(name: str, group: str, path: list[str]) -> Iterator[Candidate]:
-    dist = next(iter(importlib.metadata.distributions(name=name, path=path)))
-    seen = set()
-    for point in dist.entry_points.select(group=group):
-        if point.name in seen:
-            continue
-        seen.add(point.name)
-        yield Candidate(
-            name=point.name,
-            dist=name,
-            version=dist.version,
-            origin="entry-point",
-            target=point.value,
-            load=point.load,
-            requires=tuple(dist.requires or ()),
-        )
+def _candidates_of(dist: importlib.metadata.Distribution, name: str, group: str) -> Iterator[Candidate]:
+    found = functools.partial(
+        Candidate, dist=name, version=dist.version, origin="entry-point", requires=tuple(dist.requires or ())
+    )
+    try:
+        points = {point.name: point for point in dist.entry_points.select(group=group)}
+    except Exception as error:
+        why = f"entry_points.txt cannot be read: {error}"
+        yield found(name=name, target=group, load=lambda: _refuse(why))
+        return
+    for point in points.values():
+        yield found(name=point.name, target=point.value, load=point.load)
+
+
+def _refuse(why: str) -> Any:
+    raise ImportError(why)
 
 
 def _file_candidate(path: Path) -> Candidate:

@@ -8,7 +8,7 @@ from typing import Any
 import pluggy
 
 from linzoo.plugin import Entry, SpecError
-from linzoo.plugin.spec import with_article
+from linzoo.plugin.spec import shown, with_article
 from linzoo.registry.kinds import KINDS, Kind
 from linzoo.registry.lint import place
 from linzoo.registry.problems import Fault, brief
@@ -67,7 +67,7 @@ def _is_listing(answer: Any) -> bool:
 def describe(value: Any) -> str:
     """Name a value in a few words: ``None``, ``'sdxl'``, ``a Variant``, ``the class Variant``."""
     if value is None or isinstance(value, str | int | float):
-        return repr(value)
+        return shown(value)
     if isinstance(value, type):
         return f"the class {value.__name__}"
     return with_article(type(value).__name__)

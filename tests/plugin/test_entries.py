@@ -255,6 +255,13 @@ def test_lists_and_dicts_of_an_author_are_frozen() -> None:
     assert thaw(plan)["rules"][0]["options"] == {"widths": [1, {"a": [2]}]}
 
 
+def test_long_values_are_shown_in_part_and_on_one_line() -> None:
+    with pytest.raises(SpecError) as caught:
+        Check(id="c", run=["x\n" * 200])  # type: ignore[arg-type]
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 130
+
+
 def test_a_misspelled_field_is_named_by_python() -> None:
     with pytest.raises(TypeError, match="modul"):
         Mixer(id="m", modul=None, tensors=None)  # type: ignore[call-arg]

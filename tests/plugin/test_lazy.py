@@ -56,7 +56,8 @@ def test_a_resource_is_found_without_importing_its_package(package: Path) -> Non
         ),
         (
             Resource("no_such.package", "x"),
-            "cannot open resource 'x': package 'no_such.package' is not installed",
+            "cannot open resource 'x': package 'no_such.package' cannot be found "
+            "(ModuleNotFoundError: No module named 'no_such')",
         ),
         (Resource("lazy_package", "x"), "package 'lazy_package' does not hold 'x' (FOLDER); reinstall it"),
         (

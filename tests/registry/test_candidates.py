@@ -74,6 +74,34 @@ def test_damaged_metadata_of_others_do_no_harm(site: Site) -> None:
     nameless = site.folder / "nameless-1.0.dist-info"
     nameless.mkdir()
     nameless.joinpath("entry_points.txt").write_text("[linzoo]\nx = y\n")
+    misnamed = site.folder / "some_name-1.0.dist-info"
+    misnamed.mkdir()
+    misnamed.joinpath("METADATA").write_text("Name: another-name\n")
+    misnamed.joinpath("entry_points.txt").write_text("[linzoo]\nx = y\n")
+    assert names() == ["linzoo-good:good"]
+
+
+def test_entry_points_that_cannot_be_read_are_a_broken_plugin(
+    site: Site, build: Callable[..., Registry]
+) -> None:
+    site.add("linzoo-bad", mixer("bad"))
+    site.add("linzoo-good", mixer("gla"))
+    site.folder.joinpath("linzoo_bad-1.0.dist-info", "entry_points.txt").write_text(
+        "[linzoo]\nno equals sign\n"
+    )
+    bad, good = build().plugins
+    assert (bad.name, bad.state, good.state) == ("linzoo-bad", "broken", "ok")
+    assert bad.problem.startswith("cannot be imported: ImportError: entry_points.txt cannot be read: ")
+
+
+def test_a_current_directory_that_is_gone_does_no_harm(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site.add("linzoo-good", mixer("gla"))
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
     assert names() == ["linzoo-good:good"]
 
 

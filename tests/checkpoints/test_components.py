@@ -62,13 +62,13 @@ def test_folder_of_a_variant(name: str, registry: Registry) -> None:
         with component_folder(variant, prediction_type) as folder:
             index = read(folder / "model_index.json")
             assert index["_class_name"] == PIPELINES[name]
-            assert hasattr(diffusers, index["_class_name"])
+            assert index["_class_name"] in dir(diffusers)
             unet = read(folder / "unet" / "config.json")
             assert unet["in_channels"] == variant.fingerprint.in_channels
             assert unet["sample_size"] == size // 8
             scheduler = read(folder / "scheduler" / "scheduler_config.json")
             assert scheduler["prediction_type"] == prediction_type
-            assert hasattr(diffusers, scheduler["_class_name"])
+            assert scheduler["_class_name"] in dir(diffusers)
             tokenizers = [each.name for each in sorted(folder.glob("tokenizer*"))]
             assert tokenizers == [each for each in index if each.startswith("tokenizer")]
             for each in tokenizers:

@@ -38,7 +38,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("sd15", "sd21", "sdxl-refiner"):
         write_sparse(path / f"{name}.safetensors", unet_shapes(name, "ldm"))
     write_sparse(path / "foo.safetensors", {"foo": (2,)})
-    (path / "damaged.safetensors").write_bytes((path / "sd15.safetensors").read_bytes()[:5000])
+    with (path / "sd15.safetensors").open("rb") as file:
+        (path / "damaged.safetensors").write_bytes(file.read(5000))
     return path
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from linzoo.attention.layout import NO_BRANCH
+from linzoo.attention.layout import NO_BRANCH, projection_mid_dim
 from linzoo.attention.mounted import MountedAttention
 from linzoo.attention.operator import generalized_linear_attention
 
@@ -29,10 +29,10 @@ class GeneralizedLinearAttention(MountedAttention):
     def weights(cls, dim: int, heads: int, **options: Any) -> nn.ModuleDict:  # noqa: ARG003
         """The layer's weights in the official layout.
 
-        The number of ``heads`` does not change them. The one option, ``projection_mid_dim``, is the width m inside
-        f and g: None for ``dim``; -1 for the identity in their place, so that q = Wq(2x) as in the published code.
+        The number of ``heads`` does not change them. The option ``projection_mid_dim`` is the width m inside f and g:
+        None for ``dim``; -1 for the identity in their place, so that q = Wq(2x) as in the published code.
         """
-        mid_dim = options["projection_mid_dim"]
+        mid_dim = projection_mid_dim(dim, options)
         return nn.ModuleDict(
             {
                 "to_q": nn.Linear(dim, dim, bias=False),

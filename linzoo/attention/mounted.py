@@ -92,32 +92,30 @@ class MountedAttention(Attention):  # type: ignore[misc]
                 "(encoder_hidden_states); unload LinFusion for this use."
             )
         bias = _key_bias(attention_mask, hidden_states)
-        perturbed = hidden_states.shape[0] // self._parts()
-        if perturbed == hidden_states.shape[0]:
-            perturbed = hidden_states.shape[0] if _attention_is_skipped(hidden_states) else 0
-        plain = hidden_states.shape[0] - perturbed
+        plain = hidden_states.shape[0] - self._perturbed(hidden_states)
         if bias is not None and bias.shape[0] != 1:
             bias = bias[:plain]
         outputs = []
         if plain:
             outputs.append(self._attend(hidden_states[:plain], bias))
-        if perturbed:
+        if plain < hidden_states.shape[0]:
             outputs.append(self._look_at_itself(hidden_states[plain:]))
         return torch.cat(outputs) if len(outputs) > 1 else outputs[0]
 
     def fuse_projections(self, fuse: bool = True) -> None:
         """Do nothing: q, k and v of a mixer are not projections of one input."""
 
-    def _parts(self) -> int:
-        """How many equal parts PAG has the batch made of, the last one to be perturbed; 1 without PAG."""
+    def _perturbed(self, hidden_states: torch.Tensor) -> int:
+        """How many of the batch, from its end, perturbed attention guidance wants to attend to themselves alone."""
+        batch = hidden_states.shape[0]
         kind = type(self.processor)
         if kind is PAGIdentitySelfAttnProcessor2_0:
-            return 2
+            return batch // 2
         if kind is PAGCFGIdentitySelfAttnProcessor2_0:
-            return 3
+            return batch // 3
         if kind.__name__ not in SOFTMAX_PROCESSORS:
             _judge(kind)
-        return 1
+        return batch if _attention_is_skipped(hidden_states) else 0
 
     def _attend(self, hidden_states: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
         if hidden_states.shape[1] < self.min_tokens:

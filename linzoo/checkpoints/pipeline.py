@@ -28,10 +28,10 @@ def build_pipeline(request: TeacherRequest) -> Any:
         if request.path.is_file():
             with component_folder(request.variant, request.prediction_type) as folder:
                 pipe = _pipeline_class(folder).from_single_file(
-                    str(request.path), config=str(folder), torch_dtype=dtype
+                    str(request.path), config=str(folder), dtype=dtype
                 )
         else:
-            pipe = _from_folder(request, torch_dtype=dtype)
+            pipe = _from_folder(request, dtype=dtype)
     except (OSError, ValueError, RuntimeError, TypeError, KeyError, AttributeError) as error:
         raise CheckpointError(
             f"{request.source}: diffusers cannot build a pipeline from it: {error}\n"

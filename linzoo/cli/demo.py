@@ -11,11 +11,13 @@ import click
 
 from linzoo.cli.common import Command, State, pass_state, progress
 from linzoo.cli.drawing import open_teacher, sheet_of
+from linzoo.plugin import Resource
 
 if TYPE_CHECKING:
     from linzoo.checkpoints.inspection import Inspection
 
 SOURCE = "mini-v1"
+PROMPTS = Resource("linzoo_mini", "prompts.json")
 STEPS = 25
 NOTE = (
     "The student is the teacher with linear attention in place of softmax, started from the teacher's weights and not "
@@ -87,9 +89,8 @@ def _convert(state: State, linfusion: Path) -> None:
 def _draw(state: State, found: Inspection, linfusion: Path, sheet: Path, steps: int) -> None:
     from linzoo.attention.handle import load
     from linzoo.generate.compare import Settings, compare
-    from linzoo.plugin import Resource
 
-    prompts = json.loads(Resource("linzoo_mini", "prompts.json").locate().read_text(encoding="utf-8"))
+    prompts = json.loads(PROMPTS.locate().read_text(encoding="utf-8"))
     _step(
         state,
         f"Draw {len(prompts)} prompts with teacher and student from the same noise; one of them would be:",

@@ -85,7 +85,7 @@ def test_the_published_code_would_compute_what_is_mounted(tmp_path: Path) -> Non
 def test_half_precision_checkpoints_load_into_the_unets_precision(tmp_path: Path) -> None:
     unet = tiny_unet()
     given = write_linfusion(unet, tmp_path / "given")
-    LinFusion.from_pretrained(given, torch_dtype=torch.bfloat16).save_pretrained(tmp_path / "half")
+    LinFusion.from_pretrained(given, dtype=torch.bfloat16).save_pretrained(tmp_path / "half")
     handle = linzoo.load(unet, tmp_path / "half")
     assert {parameter.dtype for parameter in handle.linfusion.parameters()} == {torch.float32}
     assert {parameter.dtype for parameter in unet.parameters()} == {torch.float32}

@@ -1,0 +1,72 @@
+"""``linzoo demo`` from end to end, on the tiny pipeline in the place of mini."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+from safetensors.torch import load_file
+
+import linzoo
+from linzoo.cli import demo
+from linzoo.cli.common import State
+from linzoo.cli.main import main
+from linzoo.plugin import Resource
+from linzoo.registry import Registry
+
+PROMPTS = ["a cat", "a dog", "an apple"]
+
+
+@pytest.fixture
+def state(zoo: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> State:
+    (tmp_path / "linzoo_prompts").mkdir()
+    (tmp_path / "linzoo_prompts" / "prompts.json").write_text(json.dumps(PROMPTS))
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(demo, "SOURCE", "tiny")
+    monkeypatch.setattr(demo, "PROMPTS", Resource("linzoo_prompts", "prompts.json"))
+    state = State()
+    state.__dict__["registry"] = zoo
+    return state
+
+
+def test_leaves_a_checkpoint_and_a_contact_sheet_and_names_each_command(state: State, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    for _ in range(2):  # again over its own result
+        result = CliRunner().invoke(main, ["demo", "--out", str(out), "--steps", "2"], obj=state)
+        assert result.exit_code == 0, result.output
+    assert result.stdout == f"{out / 'contact-sheet.html'}\n"
+    for command in (
+        "$ linzoo inspect tiny",
+        f"$ linzoo convert tiny {out / 'mini-linfusion'}",
+        f'$ linzoo generate tiny "a cat" --linfusion {out / "mini-linfusion"} --compare',
+    ):
+        assert command in result.stderr
+    page = (out / "contact-sheet.html").read_text()
+    assert page.count("<img") == 2 * len(PROMPTS)
+    assert "not distilled yet" in page
+    with Image.open(out / "contact-sheet.png") as picture:
+        assert picture.width > 2 * 16
+    assert sorted(each.name for each in out.iterdir()) == [
+        "contact-sheet.html",
+        "contact-sheet.png",
+        "mini-linfusion",
+    ]
+
+
+def test_its_checkpoint_starts_from_the_teacher(state: State, tmp_path: Path, zoo: Registry) -> None:
+    from tiny import tiny_unet
+
+    result = CliRunner().invoke(
+        main, ["-q", "demo", "--out", str(tmp_path / "out"), "--steps", "1"], obj=state
+    )
+    assert result.exit_code in {0, 2}
+    CliRunner().invoke(main, ["demo", "-q", "--out", str(tmp_path / "out"), "--steps", "1"], obj=state)
+    folder = tmp_path / "out" / "mini-linfusion"
+    unet = tiny_unet()
+    handle = linzoo.load(unet, folder, registry=zoo)
+    assert all(len(layer.teacher) == 0 for layer in handle.modules.values())
+    weights = load_file(folder / "diffusion_pytorch_model.safetensors")
+    assert not weights["0.to_q_.3.weight"].any()

@@ -1,0 +1,85 @@
+"""The loader of last resort: folders and single files become pipelines, or an error says what is missing."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from tiny import draw, tiny_sd
+
+from linzoo.checkpoints.inspection import inspect
+from linzoo.errors import CheckpointError
+from linzoo.plugin import TeacherRequest
+from linzoo.registry import Registry
+
+
+def load(source: str | Path, zoo: Registry, **changes: str) -> object:
+    found = inspect(source, registry=zoo, variant="tiny", prediction_type="epsilon")
+    variant, prediction_type = found.require()
+    request = TeacherRequest(
+        source=str(source),
+        path=found.checkpoint.path,
+        variant=variant,
+        prediction_type=prediction_type,
+        **changes,
+    )
+    pipe = zoo.load_teacher(request).pipeline
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def test_a_folder_draws_what_was_saved(zoo: Registry) -> None:
+    assert torch.equal(draw(load("tiny", zoo)), draw(tiny_sd()))
+
+
+def test_the_precision_is_the_one_asked_for(zoo: Registry) -> None:
+    pipe = load("tiny", zoo, dtype="bfloat16")
+    assert {part.dtype for part in (pipe.unet, pipe.vae, pipe.text_encoder)} == {torch.bfloat16}
+
+
+def test_a_folder_of_half_precision_files_is_read(zoo: Registry, tmp_path: Path) -> None:
+    tiny_sd().to(torch.float16).save_pretrained(tmp_path / "half", variant="fp16")
+    pipe = load(tmp_path / "half", zoo)
+    assert pipe.unet.dtype == torch.float32
+    assert all(torch.isfinite(parameter).all() for parameter in pipe.unet.parameters())
+
+
+def test_a_missing_tokenizer_is_noticed(zoo: Registry, tmp_path: Path) -> None:
+    tiny_sd().save_pretrained(tmp_path / "model")
+    shutil.rmtree(tmp_path / "model" / "tokenizer")
+    (tmp_path / "model" / "tokenizer").mkdir()
+    with pytest.raises(CheckpointError, match=r"tokenizer"):
+        load(tmp_path / "model", zoo)
+
+
+def test_a_tokenizer_of_another_model_is_noticed(zoo: Registry, tmp_path: Path) -> None:
+    pipe = tiny_sd()
+    pipe.tokenizer.add_tokens(["<extra>"])
+    pipe.save_pretrained(tmp_path / "model")
+    with pytest.raises(CheckpointError, match="knows 191 words, but its text encoder 190"):
+        load(tmp_path / "model", zoo)
+
+
+def test_a_unet_alone_cannot_draw(zoo: Registry, tmp_path: Path) -> None:
+    tiny_sd().unet.save_pretrained(tmp_path / "unet")
+    with pytest.raises(CheckpointError, match=r"holds one component and not a pipeline"):
+        load(tmp_path / "unet", zoo)
+
+
+def test_an_incomplete_pipeline_is_refused_in_diffusers_words(zoo: Registry, tmp_path: Path) -> None:
+    tiny_sd().save_pretrained(tmp_path / "model")
+    shutil.rmtree(tmp_path / "model" / "vae")
+    with pytest.raises(CheckpointError, match=r"(?s)diffusers cannot build a pipeline.*linzoo inspect"):
+        load(tmp_path / "model", zoo)
+
+
+def test_the_schedulers_prediction_type_reaches_the_config(zoo: Registry) -> None:
+    from linzoo.checkpoints.components import component_folder
+
+    variant = zoo.variants.get_value("tiny")
+    with component_folder(variant, "v_prediction") as folder:
+        config = json.loads((folder / "scheduler" / "scheduler_config.json").read_text())
+    assert config["prediction_type"] == "v_prediction"

@@ -10,6 +10,9 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
+from linzoo.plugin import Entry
+from linzoo.plugin.spec import shown
+
 
 @dataclass
 class Traced:
@@ -35,11 +38,18 @@ def aloud(hook: str, plugin: str, *arguments: Any) -> Iterator[Traced]:
     outcome = "interrupted"
     try:
         yield traced
-        outcome = repr(traced.answer)
+        outcome = _answer(traced.answer)
     except BaseException as error:
         outcome = f"raised {error!r}"
         raise
     finally:
         ms = (time.perf_counter() - start) * 1000
-        given = ", ".join(repr(argument) for argument in arguments)
+        given = ", ".join(shown(argument) for argument in arguments)
         print(f"{plugin} {hook}({given}) -> {outcome}  {ms:.1f} ms", file=sys.stderr)  # noqa: T201
+
+
+def _answer(answer: Any) -> str:
+    """Entries by kind and id, since all of their fields would fill the screen."""
+    if isinstance(answer, list) and answer and all(isinstance(each, Entry) for each in answer):
+        return ", ".join(f"{type(each).__name__} '{each.id}'" for each in answer)
+    return shown(answer)

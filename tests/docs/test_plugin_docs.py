@@ -163,10 +163,18 @@ class TestTutorial:
         registry = build("linzoo_sd15", "linzoo_mixers")
         variant = registry.variants.get_value("bk-sdm-small")
         config = UNet2DConditionModel.load_config(str(variant.components.locate() / "unet"))
-        for overrides in ({}, dict(variant.tiny)):
+
+        def widths(**overrides: object) -> list[int]:
+            """Widths of the self-attentions."""
             with torch.device("meta"):
                 unet = UNet2DConditionModel.from_config(
                     {**config, **variant.component_overrides["unet"], **overrides}
                 )
-            names = [name for name, _ in unet.named_modules() if name.endswith("attn1")]
-            assert len(names) == registry.plans.get_value("bk-sdm-small-full").expect_replaced
+            return [each.to_q.in_features for name, each in unet.named_modules() if name.endswith("attn1")]
+
+        full, keep_small = (
+            registry.plans.get_value(f"bk-sdm-small-{name}") for name in ("full", "keep-small")
+        )
+        assert len(widths()) == len(widths(**variant.tiny)) == full.expect_replaced
+        kept = keep_small.rules[0].channels
+        assert sum(width != kept for width in widths()) == keep_small.expect_replaced

@@ -76,6 +76,6 @@ def test_trace_prints_every_call(
     site.add("linzoo-b", mixer("b") + "    raise RuntimeError('boom')\n")
     build(env={"LINZOO_TRACE_PLUGINS": "1"})
     first, second = capsys.readouterr().err.splitlines()
-    assert first.startswith("linzoo-a:a linzoo_mixers() -> [Mixer(id='a'")
+    assert first.startswith("linzoo-a:a linzoo_mixers() -> Mixer 'a'  ")
     assert first.endswith(" ms")
     assert second.startswith("linzoo-b:b linzoo_mixers() -> raised RuntimeError('boom')")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from linzoo.plugin import Fingerprint
+from linzoo.plugin import Fingerprint, SpecError
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -20,26 +20,27 @@ def fingerprint_of(shapes: Shapes, *, ldm: bool) -> Fingerprint | None:
         The fingerprint, or None where the tensors that show it are missing or of an impossible shape.
     """
     first = shapes.get("input_blocks.0.0.weight" if ldm else "conv_in.weight", ())
-    transformers = [*_down(shapes, ldm)]
-    middle = "middle_block.1" if ldm else "mid_block.attentions.0"
-    attended = [place for place in transformers if _depth(shapes, place)]
-    if len(first) != 4 or min(first) < 1 or not attended:
+    transformers = [(place, _depth(shapes, place)) for place in _down(shapes, ldm)]
+    attended = next((place for place, depth in transformers if depth), None)
+    if attended is None:
         return None
-    context = shapes[f"{attended[0]}.transformer_blocks.0.attn2.to_k.weight"]
-    projection = shapes.get(f"{attended[0]}.proj_in.weight", ())
-    vector = _width(shapes, "label_emb.0.0") if ldm else _vector_dim(shapes)
-    if len(context) != 2 or min(context) < 1 or len(projection) not in (2, 4) or 0 in (vector, first[0]):
+    context = shapes[f"{attended}.transformer_blocks.0.attn2.to_k.weight"]
+    projection = shapes.get(f"{attended}.proj_in.weight", ())
+    if (len(first), len(context)) != (4, 2) or len(projection) not in (2, 4):
         return None
-    return Fingerprint(
-        channels=first[0],
-        in_channels=first[1],
-        context_dim=context[1],
-        linear_projection=len(projection) == 2,
-        depth=tuple(_depth(shapes, place) for place in transformers),
-        mid_depth=_depth(shapes, middle),
-        vector_dim=vector,
-        hidden_dim=_width(shapes, "encoder_hid_proj"),
-    )
+    try:
+        return Fingerprint(
+            channels=first[0],
+            in_channels=first[1],
+            context_dim=context[1],
+            linear_projection=len(projection) == 2,
+            depth=tuple(depth for _, depth in transformers),
+            mid_depth=_depth(shapes, "middle_block.1" if ldm else "mid_block.attentions.0"),
+            vector_dim=_width(shapes, "label_emb.0.0") if ldm else _vector_dim(shapes),
+            hidden_dim=_width(shapes, "encoder_hid_proj"),
+        )
+    except SpecError:  # a width of zero
+        return None
 
 
 def _down(shapes: Shapes, ldm: bool) -> list[str]:

@@ -85,6 +85,8 @@ _NAMES: dict[Kind, str] = {
     "linfusion": "a LinFusion checkpoint",
     "unknown": "nothing that linzoo knows",
 }
+_LORA_STARTS = ("lora_", "lycoris_")
+_LORA_PARTS = (".lora_", ".lora.", "_lora.")
 _UNET_CLASSES = frozenset({"UNet2DConditionModel"})
 
 
@@ -95,7 +97,7 @@ def kind_of_class(name: str) -> Kind | None:
 
 def kind_of_names(names: Collection[str]) -> Kind:
     """What a file holds by its tensor names, looking for everything that is not a UNet first."""
-    if any(name.startswith("lora_") or ".lora_" in name or ".lora." in name for name in names):
+    if any(name.startswith(_LORA_STARTS) or any(part in name for part in _LORA_PARTS) for name in names):
         return "lora"
     if any(
         name.startswith(("control_model.", "controlnet_cond_embedding.", "input_hint_block."))

@@ -135,6 +135,23 @@ def test_a_near_miss_is_never_taken_for_the_variant(
         found.require()
 
 
+@pytest.mark.parametrize("layout", LAYOUTS)
+@given(data=st.data())
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_absurd_shapes_are_undecided_and_no_crash(
+    layout: str, registry: Registry, tmp_path: Path, data: st.DataObject
+) -> None:
+    shapes = unet_shapes("kolors" if layout == "diffusers" else "sdxl", layout)
+    telling = [name for name in shapes if name.endswith((
+        "blocks.0.0.weight", "conv_in.weight", "attn2.to_k.weight", "proj_in.weight", "emb.0.0.weight", "linear_1.weight",
+        "hid_proj.weight",
+    ))]  # fmt: skip
+    for name in data.draw(st.lists(st.sampled_from(telling), min_size=1, max_size=3)):
+        shapes[name] = tuple(data.draw(st.lists(st.integers(0, 3), max_size=5)))
+    found = inspect(write_sparse(tmp_path / "x.safetensors", shapes), registry=registry)
+    assert (found.variant, found.prediction_type) == (None, None)
+
+
 def test_the_near_miss_of_an_xl_file_names_what_is_missing(registry: Registry, tmp_path: Path) -> None:
     shapes = unet_shapes("sdxl", "ldm")
     gone = [name for name in shapes if ".middle_block.1.transformer_blocks.9.attn1." in name][:4]
@@ -175,6 +192,8 @@ def test_extra_tensors_are_noted_and_linear_attention_is_recognised(
 OTHERS = {
     "lora": ["lora_unet_down_blocks_0_attentions_0_proj_in.lora_down.weight", "lora_te_text_model.alpha"],
     "lora-peft": ["unet.down_blocks.0.attentions.0.to_q.lora_A.weight"],
+    "lora-old": ["down_blocks.0.attentions.0.transformer_blocks.0.attn1.processor.to_q_lora.down.weight"],
+    "lora-lycoris": ["lycoris_unet_down_blocks_0.hada_w1_a"],
     "controlnet": ["control_model.input_blocks.0.0.weight", "control_model.zero_convs.0.0.weight"],
     "controlnet-diffusers": ["controlnet_cond_embedding.conv_in.weight", "conv_in.weight", "down_blocks.0.resnets.0.conv1.weight", "time_embedding.linear_1.weight"],
     "vae": ["first_stage_model.encoder.conv_in.weight", "first_stage_model.decoder.conv_in.weight"],

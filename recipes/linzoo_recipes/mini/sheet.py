@@ -15,25 +15,27 @@ from .progress import track
 STEPS = 30
 GUIDANCE = 5.0
 _LABEL = 14
+_TOGETHER = 16
 
 
 def draw(
     pipeline: StableDiffusionPipeline, prompts: Sequence[str], seeds: Sequence[int], size: int = 128
 ) -> list[Image.Image]:
-    """Return one picture a prompt, `size` pixels square; the same seed gives the same picture."""
+    """Return one picture a prompt, `size` pixels square; the same seed gives the same start noise."""
     pipeline.set_progress_bar_config(disable=True)
-    pairs = list(zip(prompts, seeds, strict=True))
-    return [
-        pipeline(
-            prompt,
+    pictures: list[Image.Image] = []
+    starts = range(0, len(prompts), _TOGETHER)
+    for start in track(starts, "draw", total=len(starts)):
+        chosen = slice(start, start + _TOGETHER)
+        pictures += pipeline(
+            list(prompts[chosen]),
             num_inference_steps=STEPS,
             guidance_scale=GUIDANCE,
             height=size,
             width=size,
-            generator=torch.Generator().manual_seed(seed),
-        ).images[0]
-        for prompt, seed in track(pairs, "draw", total=len(pairs))
-    ]
+            generator=[torch.Generator().manual_seed(seed) for seed in seeds[chosen]],
+        ).images
+    return pictures
 
 
 def save_sheet(path: Path, pictures: Sequence[Image.Image], labels: Sequence[str], columns: int) -> None:

@@ -18,8 +18,8 @@ from .loop import BatchLoss, Plan, train
 from .render import STYLES, Pictures
 from .tokenizer import token_ids
 
-PLAN = Plan(steps=8000, lr=1e-3, warmup=200, ema=0.999, save_every=250)
-FINETUNE_PLAN = Plan(steps=600, lr=2e-4, warmup=50, ema=0.99, seed=1, save_every=100)
+PLAN = Plan(steps=7200, lr=1e-3, warmup=200, ema=0.999, save_every=250)
+FINETUNE_PLAN = Plan(steps=500, lr=2e-4, warmup=50, ema=0.99, seed=1, save_every=100)
 FINETUNE_STYLE = "3d"
 BATCH = 32
 CAPTION_DROPOUT = 0.1

@@ -15,6 +15,7 @@ from linzoo.registry.catalog import Catalog, Registered
 from linzoo.registry.collecting import Entries
 from linzoo.registry.kinds import KINDS
 from linzoo.registry.loading import Loader
+from linzoo.registry.problems import make_problem
 from linzoo.registry.references import find_circle, find_dangling
 from linzoo.registry.registry import Registry
 from linzoo.registry.status import PluginStatus
@@ -103,4 +104,7 @@ def _note_shared_ids(catalogs: Iterable[Catalog[Any]], loader: Loader) -> None:
         for id, group in catalog.shared_ids().items():
             for each in [each for each in group if each is not catalog.winner(group)]:
                 others = ", ".join(other.plugin.label for other in group if other is not each)
-                loader.enforce(each.plugin.report("LZP403", kind=catalog.word, id=id, others=others))
+                words = {"kind": catalog.word, "id": id, "others": others}
+                problem = make_problem("LZP403", each.plugin.name, each.plugin.version, **words)
+                each.plugin.note(problem)
+                loader.enforce(problem)

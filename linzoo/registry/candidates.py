@@ -52,8 +52,8 @@ class Candidate:
 
     @property
     def key(self) -> str:
-        """What the plugin is registered as; never the same for two distributions."""
-        return f"{self.dist}:{self.name}"
+        """What the plugin is registered as; never the same for two distributions, or two files."""
+        return self.target if self.origin == "file" else f"{self.dist}:{self.name}"
 
 
 def builtin_candidates(modules: Sequence[str]) -> list[Candidate]:
@@ -87,8 +87,8 @@ def installed_candidates(group: str = PLUGINS_GROUP) -> list[Candidate]:
 
 
 def file_candidates(paths: Sequence[str | Path]) -> list[Candidate]:
-    """The one-file plugins that were named on the command line."""
-    return [_file_candidate(Path(path)) for path in paths]
+    """The one-file plugins that were named on the command line; one that is named twice counts once."""
+    return [_file_candidate(path) for path in dict.fromkeys(Path(path).resolve() for path in paths)]
 
 
 def _search_path() -> list[str]:

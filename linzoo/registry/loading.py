@@ -17,7 +17,7 @@ from linzoo.plugin import SpecError
 from linzoo.registry.candidates import Candidate
 from linzoo.registry.collecting import Entries, collect
 from linzoo.registry.lint import lint_hooks
-from linzoo.registry.problems import Fault, Problem, brief
+from linzoo.registry.problems import Fault, Problem, brief, make_problem
 from linzoo.registry.status import PluginStatus
 from linzoo.registry.switches import Switches
 from linzoo.registry.trace import Tracer
@@ -33,6 +33,7 @@ class Loader:
         self._manager = manager
         self._switches = switches
         self._trace = trace
+        self._registered: dict[PluginStatus, Any] = {}
 
     def load(self, candidate: Candidate) -> tuple[PluginStatus, Entries]:
         """Load one plugin.
@@ -66,16 +67,16 @@ class Loader:
         Raises:
             PluginError: ``LINZOO_STRICT_PLUGINS`` is set.
         """
-        key = status.candidate.key
-        if self._manager.has_plugin(key):
-            self._manager.unregister(name=key)
+        if status in self._registered:
+            self._manager.unregister(self._registered.pop(status))
         status.error = error.__cause__ if isinstance(error, Fault) else error
         where = fault.where or _place(status.error)
-        problem = status.report(fault.code, where, **fault.values)
+        problem = make_problem(fault.code, status.name, status.version, where, **fault.values)
         wanted = _unmet_requirement(status.candidate)
         if wanted:
-            status.problems.remove(problem)
-            problem = status.report("LZP103", where, wanted=wanted, have=__version__, cause=problem.message)
+            words = {"wanted": wanted, "have": __version__, "cause": problem.message}
+            problem = make_problem("LZP103", status.name, status.version, where, **words)
+        status.note(problem)
         self.enforce(problem, error)
 
     def enforce(self, problem: Problem, error: BaseException | None = None) -> None:
@@ -92,11 +93,12 @@ class Loader:
         if other is not None:
             raise Fault("LZP206", getattr(plugin, "__file__", None) or "", other=other)
         manager.register(plugin, name=candidate.key)
+        self._registered[status] = plugin
         entries = collect(manager, candidate.key, self._trace)
         status.provides = {kind: tuple(sorted(each.id for each in found)) for kind, found in entries.items()}
         heavy = [module for module in HEAVY if module in sys.modules and module not in before]
         if heavy:
-            status.report("LZP104", modules=", ".join(heavy))
+            status.note(make_problem("LZP104", status.name, status.version, modules=", ".join(heavy)))
         return entries
 
 

@@ -78,7 +78,7 @@ class Registry:
         """
         wanted = normalise(name)
         for status in self.plugins:
-            if wanted in (normalise(status.name), normalise(status.candidate.name), status.candidate.key):
+            if wanted in map(normalise, (status.name, status.candidate.name, status.candidate.key)):
                 return status
         known = ", ".join(status.name for status in self.plugins)
         raise UnknownIdError(f"no plugin is called '{name}'; installed are: {known or 'none'}")

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from linzoo.registry.candidates import Candidate, Origin
-from linzoo.registry.problems import Problem, make_problem
+from linzoo.registry.problems import Problem
 
 State = Literal["ok", "disabled", "broken", "not loaded"]
 
@@ -57,11 +57,9 @@ class PluginStatus:
         """The first problem in one line; empty where there is none."""
         return self.problems[0].line if self.problems else ""
 
-    def report(self, code: str, where: str = "", **values: object) -> Problem:
-        """Note a problem; an error takes the plugin out."""
-        problem = make_problem(code, self.name, self.version, where, **values)
+    def note(self, problem: Problem) -> None:
+        """Add a problem; an error takes the plugin out."""
         self.problems.append(problem)
         if problem.severity == "error":
             self.state = "broken"
             self.provides = {}
-        return problem

@@ -165,6 +165,30 @@ def test_a_file_cannot_take_the_name_of_a_module(
     assert "another module is called 'json' already; give the file another name" in status.problem
 
 
+def test_a_file_that_is_named_twice_counts_once(
+    site: Site, build: Callable[..., Registry], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("mine.py").write_text(mixer("mine"))
+    (status,) = build(paths=["mine.py", tmp_path / "mine.py", "./mine.py"]).plugins
+    assert (status.state, status.problems) == ("ok", [])
+
+
+def test_two_files_of_one_name_do_not_disturb_each_other(
+    site: Site, build: Callable[..., Registry], tmp_path: Path
+) -> None:
+    hook = "@hookimpl\ndef linzoo_before_push(plan): raise Veto('asked')\n"
+    files = [tmp_path / folder / "mine.py" for folder in ("a", "b")]
+    for file in files:
+        file.parent.mkdir()
+        file.write_text(mixer(file.parent.name) + hook)
+    registry = build(paths=files)
+    assert [status.state for status in registry.plugins] == ["ok", "broken"]
+    assert [each.value.id for each in registry.mixers] == ["a"]
+    with pytest.raises(AttributeError, match="repo"):  # the first one's hook is still there, and vetoes
+        registry.before_push(None)  # type: ignore[arg-type]
+
+
 def test_a_file_that_fails_leaves_no_module_behind(
     site: Site, build: Callable[..., Registry], tmp_path: Path
 ) -> None:

@@ -64,7 +64,7 @@ class Registry:
         self._manager = manager
         self._notes = tuple(notes)
         self._trace = trace
-        self._by_key = {status.candidate.key: status for status in self.plugins}
+        self._by_key = {status.candidate.key: status for status in self.plugins if status.state == "ok"}
 
     def catalog(self, kind: str) -> Catalog[Any]:
         """The catalog of a kind, by its name on the command line: ``variants``, ``plans``, …"""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
 import platform
 import sys
@@ -56,6 +55,8 @@ def doctor(state: State, as_json: bool) -> None:
 
 
 def _version(package: str) -> str | None:
+    import importlib.metadata  # slow to import, and every command loads this file for its help
+
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:

@@ -170,7 +170,7 @@ def _unmount_layer(layer: MountedAttention) -> None:
 
 def _equal(old: Any, new: Any) -> bool:
     """Whether two layers are plain linear layers with the same numbers."""
-    if type(old) is not nn.Linear or type(old.weight) is not nn.Parameter:
+    if type(old) is not nn.Linear or type(old.weight) is not nn.Parameter or old.weight.is_meta:
         return False
     if (old.bias is None) != (new.bias is None) or old.weight.dtype != new.weight.dtype:
         return False

@@ -9,8 +9,15 @@ from typing import Any
 import torch
 from diffusers.models.attention_processor import (
     Attention,
+    AttnProcessor,
+    AttnProcessor2_0,
+    AttnProcessorNPU,
+    FusedAttnProcessor2_0,
     PAGCFGIdentitySelfAttnProcessor2_0,
     PAGIdentitySelfAttnProcessor2_0,
+    SlicedAttnProcessor,
+    XFormersAttnProcessor,
+    XLAFlashAttnProcessor2_0,
 )
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
@@ -20,13 +27,13 @@ from linzoo.attention.leaves import LEAVES, project
 
 SOFTMAX_PROCESSORS = frozenset(
     {
-        "AttnProcessor",
-        "AttnProcessor2_0",
-        "AttnProcessorNPU",
-        "FusedAttnProcessor2_0",
-        "SlicedAttnProcessor",
-        "XFormersAttnProcessor",
-        "XLAFlashAttnProcessor2_0",
+        AttnProcessor,
+        AttnProcessor2_0,
+        AttnProcessorNPU,
+        FusedAttnProcessor2_0,
+        SlicedAttnProcessor,
+        XFormersAttnProcessor,
+        XLAFlashAttnProcessor2_0,
     }
 )
 """Processors that only choose how softmax attention is computed; a mounted layer has no use for the choice."""
@@ -113,7 +120,7 @@ class MountedAttention(Attention):  # type: ignore[misc]
             return batch // 2
         if kind is PAGCFGIdentitySelfAttnProcessor2_0:
             return batch // 3
-        if kind.__name__ not in SOFTMAX_PROCESSORS:
+        if kind not in SOFTMAX_PROCESSORS:
             _judge(kind)
         return batch if _attention_is_skipped(hidden_states) else 0
 

@@ -6,6 +6,7 @@ Source: LinFusion (arXiv 2409.02097) with the constants of its published code. P
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple
 
 import torch
@@ -74,10 +75,16 @@ def generalized_linear_attention(
     """
     if key_weights is not None:
         key_weights = _at_least_float32(key_weights)[:, None, :, None]
-    with torch.autocast(q.device.type, enabled=False):
+    with _without_autocast(q.device.type):
         state = summarise(feature_map(_split(k, heads)), _split(v, heads), key_weights)
         y = read(feature_map(_split(q, heads)), state)
     return y.transpose(1, 2).flatten(2).to(q.dtype)
+
+
+def _without_autocast(device_type: str) -> AbstractContextManager[None]:
+    if torch.amp.is_autocast_available(device_type):
+        return torch.autocast(device_type, enabled=False)
+    return nullcontext()
 
 
 def _split(x: torch.Tensor, heads: int) -> torch.Tensor:

@@ -37,7 +37,7 @@ def _parse_size(_: click.Context, __: click.Parameter, value: str | None) -> tup
     "--guidance", type=float, default=7.5, show_default=True, help="Classifier-free guidance; 1 for none."
 )
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the noise.")
-@click.option("--negative", metavar="TEXT", default="", help="What the picture should not show.")
+@click.option("--negative", metavar="TEXT", help="What the picture should not show.")
 @click.option(
     "--min-tokens",
     type=click.IntRange(min=0),

@@ -22,7 +22,7 @@ class Settings:
         size: width and height in pixels, multiples of 8; None for the size that the model was trained at.
         steps: denoising steps.
         guidance: scale of classifier-free guidance; 1 for none.
-        negative: what the picture should not show.
+        negative: what the picture should not show; None for nothing said, which SDXL tells from an empty text.
         seed: the first picture's seed; picture ``i`` gets ``seed + i``.
         batch: pictures drawn at once.
     """
@@ -30,7 +30,7 @@ class Settings:
     size: tuple[int, int] | None = None
     steps: int = 25
     guidance: float = 7.5
-    negative: str = ""
+    negative: str | None = None
     seed: int = 0
     batch: int = 1
 
@@ -75,7 +75,7 @@ def draw(
         batch = list(prompts[start : start + settings.batch])
         images += pipe(
             prompt=batch,
-            negative_prompt=[settings.negative] * len(batch),
+            negative_prompt=None if settings.negative is None else [settings.negative] * len(batch),
             width=width,
             height=height,
             num_inference_steps=settings.steps,

@@ -15,8 +15,10 @@ from tiny import CONTEXT, SD_SITES, draw, self_attentions, tiny_sd, tiny_unet, w
 
 import linzoo
 from linzoo.attention.errors import MountError, UnsupportedAttentionError
+from linzoo.attention.linfusion import LinFusion
 from linzoo.attention.mount import mount, mounted_layers, unmount
 from linzoo.attention.mounted import MountedAttention
+from linzoo.checkpoints.components import component_config
 from linzoo.errors import LinzooError, UsageError
 
 
@@ -217,6 +219,33 @@ def test_compiles_as_one_graph_and_recompiles_when_unmounted(tmp_path: Path, cal
         assert count == expected
         assert ((student - teacher).abs().max() > 1e-3) == bool(expected)
     torch._dynamo.reset()
+
+
+@pytest.mark.parametrize(
+    ("variant", "sites", "teacher_bytes"),
+    [("sd15", 16, 99_148_160), ("sd21", 16, 99_148_160), ("sdxl", 70, 819_366_400)],
+)
+def test_real_sizes_without_their_weights(calls: Calls, variant: str, sites: int, teacher_bytes: int) -> None:
+    """Every self-attention of the real UNets, on torch's meta device; and what the teacher's layers weigh."""
+    registry = linzoo.build_registry(entry_points=False, env={})
+    config = component_config(registry.variants.get_value(variant), "unet")
+    with torch.device("meta"):
+        unet = UNet2DConditionModel.from_config(config).eval().to(torch.float16)
+        entries = [
+            {"module_name": name, "dim_n": site.query_dim, "heads": site.heads, "projection_mid_dim": None}
+            for name, site in self_attentions(unet).items()
+        ]
+        layers = mount(unet, LinFusion(entries))
+        conditions = {"text_embeds": torch.zeros(1, 1280), "time_ids": torch.zeros(1, 6)}
+        half = {"dtype": torch.float16}
+        text = torch.zeros(1, 77, unet.config.cross_attention_dim, **half)
+        latents, step = torch.zeros(1, 4, 64, 64, **half), torch.zeros(1)
+        _, count = calls.during(lambda: unet(latents, step, text, added_cond_kwargs=conditions).sample)
+    assert len(layers) == count == sites
+    kept = sum(
+        p.nbytes for layer in layers.values() for leaf in layer.teacher.values() for p in leaf.parameters()
+    )
+    assert kept == teacher_bytes
 
 
 def test_a_controlnet_is_mounted_like_a_unet(tmp_path: Path, calls: Calls) -> None:

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
-from tiny import SD_SITES, tiny_sd
+from tiny import SD_SITES, tiny_sd, tiny_sdxl
 
 import linzoo
 from linzoo.errors import UsageError
@@ -28,6 +29,16 @@ def test_the_same_seed_draws_the_same_picture_in_any_batch() -> None:
     assert max(difference(*pair) for pair in zip(one_by_one, together, strict=True)) <= 1
     assert difference(third, one_by_one[2]) == 0
     assert difference(one_by_one[0], one_by_one[1]) > 5
+
+
+def test_draws_what_the_pipeline_draws_by_itself() -> None:
+    for pipe in (tiny_sd(), tiny_sdxl()):
+        want = pipe(
+            "a cat", num_inference_steps=2, guidance_scale=7.5, generator=torch.Generator().manual_seed(4)
+        )
+        assert difference(draw(pipe, ["a cat"], Settings(steps=2, seed=4))[0], want.images[0]) == 0
+    unlike = draw(tiny_sd(), ["a cat"], Settings(steps=2, seed=4, negative="a dog"))[0]
+    assert difference(unlike, draw(tiny_sd(), ["a cat"], Settings(steps=2, seed=4))[0]) > 0
 
 
 def test_width_comes_before_height_and_the_size_of_the_model_is_the_default() -> None:

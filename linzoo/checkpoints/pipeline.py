@@ -7,10 +7,12 @@ from typing import Any
 
 from linzoo.checkpoints.components import component_folder
 from linzoo.checkpoints.folder import read_json
+from linzoo.checkpoints.source import open_source
 from linzoo.errors import CheckpointError
 from linzoo.plugin import TeacherRequest
 
 _HUB = "hf://"
+_OTHER_NETWORKS = ("first_stage_model.", "cond_stage_model.", "conditioner.")
 
 
 def build_pipeline(request: TeacherRequest) -> Any:
@@ -27,9 +29,7 @@ def build_pipeline(request: TeacherRequest) -> Any:
     try:
         if request.path.is_file():
             with component_folder(request.variant, request.prediction_type) as folder:
-                pipe = _pipeline_class(folder).from_single_file(
-                    str(request.path), config=str(folder), dtype=dtype
-                )
+                pipe = _from_file(request.path, folder, dtype=dtype)
         else:
             pipe = _from_folder(request, dtype=dtype)
     except (OSError, ValueError, RuntimeError, TypeError, KeyError, AttributeError) as error:
@@ -58,10 +58,22 @@ def _from_folder(request: TeacherRequest, **options: Any) -> Any:
     return DiffusionPipeline.from_pretrained(request.path, local_files_only=True, **options)
 
 
-def _pipeline_class(folder: Path) -> Any:
+def _from_file(path: Path, components: Path, **options: Any) -> Any:
+    """A file with all networks, or with a UNet alone, which takes the others from what its variant ships."""
     import diffusers
 
-    return getattr(diffusers, read_json(folder / "model_index.json")["_class_name"])
+    cls = getattr(diffusers, read_json(components / "model_index.json")["_class_name"])
+    if any(name.startswith(_OTHER_NETWORKS) for name in open_source(path).tensors):
+        return cls.from_single_file(str(path), config=str(components), **options)
+    if not any((components / "vae").glob("*.safetensors")):
+        raise CheckpointError(
+            f"{path}: holds a UNet alone, which cannot draw without a text encoder and an autoencoder; name a file "
+            "or a folder with the whole pipeline."
+        )
+    unet = diffusers.UNet2DConditionModel.from_single_file(
+        str(path), config=str(components), subfolder="unet", **options
+    )
+    return cls.from_pretrained(components, unet=unet, local_files_only=True, **options)
 
 
 def _check_tokenizers(pipe: Any, source: str) -> None:

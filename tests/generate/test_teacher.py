@@ -8,12 +8,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny import draw, tiny_sd
+from linzoo_recipes.mini.export import export_single_file, export_unet_file, prefixed_text
+from safetensors.torch import load_file, save, save_file
+from tiny import draw, tiny_sd, tiny_unet
 
 from linzoo.checkpoints.inspection import inspect
 from linzoo.errors import CheckpointError
 from linzoo.plugin import TeacherRequest
-from linzoo.registry import Registry
+from linzoo.registry import Registry, build_registry
 
 
 def load(source: str | Path, zoo: Registry, **changes: str) -> object:
@@ -35,6 +37,42 @@ def test_a_folder_draws_what_was_saved(zoo: Registry) -> None:
     assert torch.equal(draw(load("tiny", zoo)), draw(tiny_sd()))
 
 
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    tiny_sd().save_pretrained(tmp_path / "folder")
+    return tmp_path / "folder"
+
+
+def test_a_single_file_draws_what_its_folder_draws(zoo: Registry, folder: Path, tmp_path: Path) -> None:
+    weights = folder / "text_encoder" / "model.safetensors"
+    save_file(prefixed_text(load_file(weights)), weights, metadata={"format": "pt"})
+    export_single_file(folder, tmp_path / "model.safetensors")
+    assert torch.equal(draw(load(tmp_path / "model.safetensors", zoo)), draw(tiny_sd()))
+
+
+def test_a_unet_file_takes_the_other_networks_from_what_its_variant_ships(
+    zoo: Registry, tmp_path: Path
+) -> None:
+    unet = tiny_unet(seed=1).half()
+    export_unet_file(unet, tmp_path / "unet.safetensors")
+    want = tiny_sd(unet=unet.float())
+    assert torch.equal(draw(load(tmp_path / "unet.safetensors", zoo)), draw(want))
+    assert not torch.equal(draw(want), draw(tiny_sd()))
+
+
+def test_a_unet_file_of_a_variant_that_ships_no_weights_cannot_draw(tmp_path: Path) -> None:
+    registry = build_registry(entry_points=False, env={})
+    (tmp_path / "unet.safetensors").write_bytes(save({"model.diffusion_model.x": torch.zeros(1)}))
+    request = TeacherRequest(
+        source="unet.safetensors",
+        path=tmp_path / "unet.safetensors",
+        variant=registry.variants.get_value("sd15"),
+        prediction_type="epsilon",
+    )
+    with pytest.raises(CheckpointError, match="holds a UNet alone"):
+        registry.load_teacher(request)
+
+
 def test_the_precision_is_the_one_asked_for(zoo: Registry) -> None:
     pipe = load("tiny", zoo, dtype="bfloat16")
     assert {part.dtype for part in (pipe.unet, pipe.vae, pipe.text_encoder)} == {torch.bfloat16}
@@ -47,12 +85,11 @@ def test_a_folder_of_half_precision_files_is_read(zoo: Registry, tmp_path: Path)
     assert all(torch.isfinite(parameter).all() for parameter in pipe.unet.parameters())
 
 
-def test_a_missing_tokenizer_is_noticed(zoo: Registry, tmp_path: Path) -> None:
-    tiny_sd().save_pretrained(tmp_path / "model")
-    shutil.rmtree(tmp_path / "model" / "tokenizer")
-    (tmp_path / "model" / "tokenizer").mkdir()
+def test_a_missing_tokenizer_is_noticed(zoo: Registry, folder: Path) -> None:
+    shutil.rmtree(folder / "tokenizer")
+    (folder / "tokenizer").mkdir()
     with pytest.raises(CheckpointError, match=r"tokenizer"):
-        load(tmp_path / "model", zoo)
+        load(folder, zoo)
 
 
 def test_a_tokenizer_of_another_model_is_noticed(zoo: Registry, tmp_path: Path) -> None:
@@ -69,11 +106,10 @@ def test_a_unet_alone_cannot_draw(zoo: Registry, tmp_path: Path) -> None:
         load(tmp_path / "unet", zoo)
 
 
-def test_an_incomplete_pipeline_is_refused_in_diffusers_words(zoo: Registry, tmp_path: Path) -> None:
-    tiny_sd().save_pretrained(tmp_path / "model")
-    shutil.rmtree(tmp_path / "model" / "vae")
+def test_an_incomplete_pipeline_is_refused_in_diffusers_words(zoo: Registry, folder: Path) -> None:
+    shutil.rmtree(folder / "vae")
     with pytest.raises(CheckpointError, match=r"(?s)diffusers cannot build a pipeline.*linzoo inspect"):
-        load(tmp_path / "model", zoo)
+        load(folder, zoo)
 
 
 def test_the_schedulers_prediction_type_reaches_the_config(zoo: Registry) -> None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
-from linzoo.checkpoints.header import Header, TensorInfo, read_header
+from linzoo.checkpoints.header import Header, Openable, TensorInfo, read_header
 from linzoo.errors import CheckpointError
+
+F = TypeVar("F", bound=Openable)
 
 
 class TensorStore(Protocol):
@@ -15,7 +17,7 @@ class TensorStore(Protocol):
 
     @property
     def files(self) -> tuple[Path, ...]:
-        """The files that hold the tensors."""
+        """The files on this machine that hold the tensors."""
 
     @property
     def tensors(self) -> Mapping[str, TensorInfo]:
@@ -33,17 +35,18 @@ class SafetensorsFiles:
     """The tensors of one safetensors file, or of all shards of a model.
 
     Args:
-        files: the files, with the names that each must hold, or None for whatever it holds.
+        files: the files (paths, or files on the Hub), with the names that each must hold, or None for whatever it
+            holds.
 
     Raises:
-        CheckpointError: a header is malformed, a tensor is in two files, or a file does not hold what it should.
+        CheckpointError: a header is malformed, or a file does not hold what it should.
     """
 
-    def __init__(self, files: Mapping[Path, frozenset[str] | None]) -> None:
-        self.files = tuple(files)
+    def __init__(self, files: Mapping[F, frozenset[str] | None]) -> None:
+        self.files: tuple[Path, ...] = tuple(path for path in files if isinstance(path, Path))
         self.tensors: dict[str, TensorInfo] = {}
         self.metadata: dict[str, str] = {}
-        self._file_of: dict[str, Path] = {}
+        self._file_of: dict[str, Openable] = {}
         for path, expected in files.items():
             header = read_header(path)
             if expected is not None:
@@ -62,7 +65,7 @@ class SafetensorsFiles:
         buffer = memoryview(bytearray(info.nbytes))
         filled = 0
         try:
-            with path.open("rb", buffering=0) as file:
+            with path.open("rb") as file:
                 file.seek(info.start)
                 while filled < info.nbytes and (count := file.readinto(buffer[filled:])):
                     filled += count
@@ -73,7 +76,7 @@ class SafetensorsFiles:
         return buffer
 
 
-def _check_shard(path: Path, header: Header, expected: frozenset[str]) -> None:
+def _check_shard(path: Openable, header: Header, expected: frozenset[str]) -> None:
     missing, extra = sorted(expected - set(header.tensors)), sorted(set(header.tensors) - expected)
     if missing:
         raise CheckpointError(

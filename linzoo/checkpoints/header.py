@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import json
 import math
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, Literal, Protocol
 
 import ml_dtypes
 import numpy as np
@@ -92,7 +92,27 @@ class Header:
     metadata: dict[str, str]
 
 
-def read_header(path: Path) -> Header:
+class Readable(Protocol):
+    """An open file, as far as reading tensors needs it."""
+
+    def read(self, size: int, /) -> bytes:
+        """Read up to so many bytes."""
+
+    def readinto(self, buffer: memoryview, /) -> int | None:
+        """Fill a buffer as far as it goes; return how far."""
+
+    def seek(self, offset: int, whence: int = 0, /) -> int:
+        """Move; return the offset."""
+
+
+class Openable(Protocol):
+    """A file that can be opened for reading: a path, or a file on the Hub. ``str`` names it in errors."""
+
+    def open(self, mode: Literal["rb"], /) -> AbstractContextManager[Readable]:
+        """Open it for reading."""
+
+
+def read_header(path: Openable) -> Header:
     """Read and check the header of a safetensors file; no tensor data is read.
 
     Raises:
@@ -129,7 +149,7 @@ def parse_header(raw: bytes, *, data_start: int, size: int, where: str) -> Heade
     return Header({info.name: info for info in infos}, metadata)
 
 
-def _raw_header(file: BinaryIO, size: int, path: Path) -> tuple[int, bytes]:
+def _raw_header(file: Readable, size: int, path: Openable) -> tuple[int, bytes]:
     start = file.read(32)
     if len(start) < 8:
         raise CheckpointError(

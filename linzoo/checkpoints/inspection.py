@@ -142,6 +142,7 @@ def inspect(
     registry: Registry | None = None,
     variant: str | None = None,
     prediction_type: str | None = None,
+    fetch_weights: bool = True,
 ) -> Inspection:
     """Tell what a checkpoint is; reads headers and configs, and at most one small tensor.
 
@@ -150,6 +151,7 @@ def inspect(
         registry: the variants to know; built when needed.
         variant: the user's word on the variant; its tensors must be there.
         prediction_type: the user's word on the prediction type.
+        fetch_weights: bring the weights of a Hub repository into the cache; else only their headers are read.
 
     Returns:
         The inspection; being undecided is an answer (see :attr:`Inspection.decided`) and not an error.
@@ -166,5 +168,5 @@ def inspect(
         registry = build_registry()
     from linzoo.checkpoints.detection import Detector
 
-    checkpoint = open_source(source, registry=registry)
+    checkpoint = open_source(source, registry=registry, fetch_weights=fetch_weights)
     return Detector(checkpoint, registry).run(variant, cast("PredictionType | None", prediction_type))

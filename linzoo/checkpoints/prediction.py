@@ -42,7 +42,8 @@ def prediction_evidence(
     if flag:
         yield _says("flag", flag, "given by --prediction-type", "certain")
     yield from _from_configs(checkpoint.configs)
-    yield from _from_sidecar(checkpoint.path)
+    if checkpoint.path in checkpoint.files:  # one file, and on this machine
+        yield from _from_sidecar(checkpoint.path.with_suffix(".yaml"))
     yield from _from_metadata(checkpoint.metadata)
     yield from _from_markers(checkpoint.tensors)
     if set(checkpoint.tensors) >= _EDM:
@@ -93,10 +94,9 @@ def _from_configs(configs: Any) -> Iterator[Evidence]:
         yield _unclear("config", f"{where}: prediction_type {value!r}, which linzoo does not know")
 
 
-def _from_sidecar(path: Path) -> Iterator[Evidence]:
+def _from_sidecar(sidecar: Path) -> Iterator[Evidence]:
     """A yaml of the original code's form beside the file: without ``parameterization`` it means epsilon."""
-    sidecar = path.with_suffix(".yaml")
-    if not path.is_file() or not sidecar.is_file():
+    if not sidecar.is_file():
         return
     import yaml
 

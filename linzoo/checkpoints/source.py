@@ -77,22 +77,28 @@ class Checkpoint:
         return array
 
 
-def open_source(spec: str | Path, *, registry: Registry | None = None) -> Checkpoint:
+def open_source(
+    spec: str | Path, *, registry: Registry | None = None, fetch_weights: bool = True
+) -> Checkpoint:
     """Open a SOURCE; reads headers and configs only.
 
     Args:
         spec: a diffusers pipeline or UNet folder, a ``.safetensors``, ``.ckpt``, ``.pt``, ``.pth`` or ``.bin``
             file, ``hf://repo[@rev]``, or the name of a teacher that an installed plugin ships.
         registry: where names are looked up; built when needed.
+        fetch_weights: bring the weights of a Hub repository into the cache; else they stay there and are read over
+            the network, which is cheap for headers and slow for much more.
 
     Raises:
         CheckpointError: there is no such thing, or it is damaged, hostile or incomplete.
     """
     text = str(spec)
     if text.startswith("hf://"):
-        from linzoo.checkpoints.hub import fetch
+        from linzoo.checkpoints import hub
 
-        path, revision = fetch(text)
+        if not fetch_weights and (found := hub.fetch_headers(text)):
+            return _open_remote(text, *found)
+        path, revision = hub.fetch(text)
         return _open_path(text, path, revision)
     path = Path(spec)
     if path.exists():
@@ -123,6 +129,15 @@ def _registered(name: str, registry: Registry | None) -> Path:
         )
         + "\n  A model on the Hugging Face Hub is written hf://user/repo or hf://user/repo@revision."
     )
+
+
+def _open_remote(spec: str, path: Path, revision: str, store: TensorStore) -> Checkpoint:
+    """A Hub repository of which only the configs are here."""
+    if path.suffix == ".safetensors":
+        return Checkpoint(spec, path, layout_of(store.tensors), store, {}, revision)
+    configs = read_configs(path)
+    layout: Layout = "diffusers-folder" if "model_index" in configs else "diffusers-component"
+    return Checkpoint(spec, path, layout, store, configs, revision)
 
 
 def _open_path(spec: str, path: Path, revision: str | None) -> Checkpoint:

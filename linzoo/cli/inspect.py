@@ -30,6 +30,7 @@ def inspect(
     """Tell what a checkpoint is, with the evidence; reads its headers only.
 
     SOURCE is a diffusers folder, a .safetensors or .ckpt file, hf://repo[@rev] or a registered name.
+    Of a model on the Hub only configs and headers are fetched.
     Exits with 3 where the evidence does not settle the variant or the prediction type.
 
     \b
@@ -40,7 +41,9 @@ def inspect(
     """
     from linzoo.checkpoints.inspection import inspect as look
 
-    found = look(source, registry=state.registry, variant=variant, prediction_type=prediction_type)
+    found = look(
+        source, registry=state.registry, variant=variant, prediction_type=prediction_type, fetch_weights=False
+    )
     if as_json:
         echo_json({"schema": 1, **found.to_json()})
     else:

@@ -270,46 +270,112 @@ def test_an_index_in_the_hub_cache_is_held_to_the_same_rules(cache: Path) -> Non
     assert json.loads((folder / f"{WEIGHTS}.safetensors.index.json").read_text())["weight_map"]
 
 
-def online(monkeypatch: pytest.MonkeyPatch, remote: Path) -> list[str]:
-    """A Hub whose repository is the folder ``remote``; returns what is downloaded from it, in order."""
-    import huggingface_hub
-    from huggingface_hub import constants
+class Hub:
+    """A Hub with one repository, the folder ``remote``: what is fetched from it, and what is read of it in place."""
 
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    names = [each.relative_to(remote).as_posix() for each in remote.rglob("*") if each.is_file()]
-    monkeypatch.setattr(huggingface_hub.HfApi, "list_repo_files", lambda self, repo, revision: names)
-    fetched: list[str] = []
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, remote: Path, cache: Path) -> None:
+        import huggingface_hub
+        from huggingface_hub import constants
 
-    def snapshot_download(repo: str, revision: str | None, allow_patterns: list[str]) -> str:
-        fetched.extend(allow_patterns)
-        return str(remote)
+        self.remote, self.snapshot = remote, cache / "snapshots" / ("e" * 40)
+        self.fetched: list[str] = []
+        self.read: list[str] = []
+        self.error: Exception | None = None
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setattr(huggingface_hub, "HfApi", lambda: self)
+        monkeypatch.setattr(huggingface_hub, "HfFileSystem", lambda: self)
+        monkeypatch.setattr(huggingface_hub, "snapshot_download", self.download)
 
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
-    return fetched
+    def model_info(self, repo: str, revision: str | None) -> Any:
+        if self.error:
+            raise self.error
+        names = [
+            each.relative_to(self.remote).as_posix() for each in self.remote.rglob("*") if each.is_file()
+        ]
+        return SimpleNamespace(sha="e" * 40, siblings=[SimpleNamespace(rfilename=name) for name in names])
+
+    def download(self, repo: str, revision: str | None, allow_patterns: list[str]) -> str:
+        for name in allow_patterns:
+            (self.snapshot / name).parent.mkdir(parents=True, exist_ok=True)
+            (self.snapshot / name).write_bytes((self.remote / name).read_bytes())
+            self.fetched.append(name)
+        return str(self.snapshot)
+
+    def open(self, address: str, mode: str, cache_type: str) -> Any:
+        assert (mode, cache_type) == ("rb", "none")
+        name = address.removeprefix(f"user/model@{'e' * 40}/")
+        self.read.append(name)
+        if self.error:
+            raise self.error
+        return (self.remote / name).open("rb")
+
+
+def remote_pipeline(folder: Path) -> Path:
+    """A small pipeline repository with more in it than linzoo needs."""
+    write_json(folder / "model_index.json", {"_class_name": "StableDiffusionPipeline"})
+    write_json(folder / "scheduler" / "scheduler_config.json", {"prediction_type": "epsilon"})
+    write_json(folder / "unet" / "config.json", {})
+    write_json(folder / "vae" / "config.json", {})
+    for name in (
+        "unet/{}.safetensors",
+        "unet/{}.fp16.safetensors",
+        "vae/{}.safetensors",
+        "pruned.safetensors",
+    ):
+        write_sparse(folder / name.format(WEIGHTS), {"conv_in.weight": (4,)})
+    return folder
+
+
+CONFIGS = ["model_index.json", "scheduler/scheduler_config.json", "unet/config.json", "vae/config.json"]
 
 
 def test_only_what_is_needed_is_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    remote = pipeline(tmp_path / "e" / ("e" * 40), prediction_type="epsilon")
-    write_sparse(remote / "vae" / f"{WEIGHTS}.safetensors", {"a": (1,)})
-    write_sparse(remote / "unet" / f"{WEIGHTS}.fp16.safetensors", {"a": (1,)})
-    write_sparse(remote / "v1-5-pruned.safetensors", {"a": (1,)})
-    write_json(remote / "vae" / "config.json", {})
-    fetched = online(monkeypatch, remote)
-    assert open_source("hf://user/model").revision == "e" * 40
-    assert sorted(fetched) == [
-        "model_index.json",
-        "scheduler/scheduler_config.json",
-        "unet/config.json",
-        f"unet/{WEIGHTS}.safetensors",
-        "vae/config.json",
-    ]
+    hub = Hub(monkeypatch, remote_pipeline(tmp_path / "remote"), tmp_path / "cache")
+    opened = open_source("hf://user/model")
+    assert (opened.revision, opened.layout, opened.files) == (
+        "e" * 40, "diffusers-folder", (hub.snapshot / f"unet/{WEIGHTS}.safetensors",),
+    )  # fmt: skip
+    assert sorted(hub.fetched) == sorted([*CONFIGS, f"unet/{WEIGHTS}.safetensors"])
+    assert hub.read == []
+
+
+def test_headers_are_read_where_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hub = Hub(monkeypatch, remote_pipeline(tmp_path / "remote"), tmp_path / "cache")
+    opened = open_source("hf://user/model", fetch_weights=False)
+    assert (opened.revision, opened.layout, opened.files) == ("e" * 40, "diffusers-folder", ())
+    assert sorted(hub.fetched) == CONFIGS
+    assert opened.read("conv_in.weight").tolist() == [0, 0, 0, 0]
+    assert hub.read == [f"unet/{WEIGHTS}.safetensors"] * 2
+    hub.error = TimeoutError("slow")
+    with pytest.raises(CheckpointError, match=r"hf://user/model@e+: cannot be fetched: slow"):
+        opened.read("conv_in.weight")
 
 
 def test_shards_are_fetched_after_their_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    shard(tmp_path, GOOD_MAP)
-    fetched = online(monkeypatch, tmp_path)
+    shard(tmp_path / "remote", GOOD_MAP)
+    hub = Hub(monkeypatch, tmp_path / "remote", tmp_path / "cache")
+    index = ["config.json", f"{WEIGHTS}.safetensors.index.json"]
+    remote = open_source("hf://user/model@main", fetch_weights=False)
+    assert (hub.fetched, hub.read) == (index, sorted(GOOD_MAP.values()))
+    assert (remote.layout, len(remote.tensors)) == ("diffusers-component", 2)
+    hub.fetched.clear()
     open_source("hf://user/model@main")
-    assert fetched == ["config.json", f"{WEIGHTS}.safetensors.index.json", *sorted(GOOD_MAP.values())]
+    assert hub.fetched == [*index, *sorted(GOOD_MAP.values())]
+
+
+def test_a_repository_with_one_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    (tmp_path / "remote").mkdir()
+    hub = Hub(monkeypatch, tmp_path / "remote", tmp_path / "cache")
+    torch.save({"model.diffusion_model.out.2.bias": torch.ones(4)}, hub.remote / "model.ckpt")
+    opened = open_source("hf://user/model", fetch_weights=False)
+    assert (opened.layout, hub.fetched, hub.read) == ("ldm", ["model.ckpt"], [])
+    (hub.remote / "model.ckpt").unlink()
+    write_sparse(hub.remote / "model.safetensors", {"model.diffusion_model.out.2.bias": (4,)})
+    opened = open_source("hf://user/model", fetch_weights=False)
+    assert (opened.layout, opened.files, hub.read) == ("ldm", (), ["model.safetensors"])
+    assert open_source("hf://user/model").path == hub.snapshot / "model.safetensors"
 
 
 @pytest.mark.parametrize(
@@ -322,16 +388,9 @@ def test_shards_are_fetched_after_their_index(tmp_path: Path, monkeypatch: pytes
     ],
 )
 def test_errors_of_the_hub(name: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import huggingface_hub
     from huggingface_hub import errors
 
-    online(monkeypatch, tmp_path)
-    error = getattr(errors, name).__new__(getattr(errors, name), "no")
-    Exception.__init__(error, "no")
-
-    def refuse(self: Any, repo: str, revision: str | None) -> list[str]:
-        raise error
-
-    monkeypatch.setattr(huggingface_hub.HfApi, "list_repo_files", refuse)
+    hub = Hub(monkeypatch, tmp_path, tmp_path)
+    hub.error = getattr(errors, name).__new__(getattr(errors, name), "no")
     with pytest.raises(CheckpointError, match=message):
         open_source("hf://user/model@main")

@@ -127,8 +127,8 @@ class MountedAttention(Attention):  # type: ignore[misc]
     def _attend(self, hidden_states: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
         if hidden_states.shape[1] < self.min_tokens:
             return self._softmax(hidden_states, bias)
-        mixed = self.mix(hidden_states, None if bias is None else bias.exp())
-        return self._finish(self.to_out[0](mixed))
+        key_weights = None if bias is None else (bias - bias.amax(dim=-1, keepdim=True)).exp()
+        return self._finish(self.to_out[0](self.mix(hidden_states, key_weights)))
 
     def _softmax(self, hidden_states: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
         """The teacher's attention, operation by operation as diffusers' ``AttnProcessor2_0``."""

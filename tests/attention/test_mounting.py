@@ -277,6 +277,8 @@ def test_a_key_mask_is_applied_and_another_mask_is_refused(tmp_path: Path) -> No
     bias = torch.zeros(2, 1, 12)
     bias[:, :, 9:] = -10000.0
     torch.testing.assert_close(layer(x, attention_mask=bias)[:, :9], layer(x[:, :9]), atol=1e-6, rtol=1e-5)
+    nothing_left = torch.full_like(bias, -10000.0)  # then, as with softmax, the mask says nothing
+    torch.testing.assert_close(layer(x, attention_mask=nothing_left), layer(x), atol=1e-6, rtol=1e-5)
     few = layer(x[:, :7], attention_mask=bias[:, :, 5:])  # softmax: fewer tokens than min_tokens
     torch.testing.assert_close(few[:, :4], layer(x[:, :4]), atol=1e-6, rtol=1e-5)
     for shape in ((2, 12, 12), (2, 1, 7), (3, 1, 12)):

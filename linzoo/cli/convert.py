@@ -71,8 +71,9 @@ def convert(
     Examples:
       linzoo convert dreamshaper_8.safetensors dreamshaper-linfusion
       linzoo convert mini mini-linfusion --dry-run
+      linzoo convert dreamshaper_8.safetensors out --init pretrained --from hf://Yuanshi/LinFusion-1-5
       linzoo convert anime.safetensors anime-linfusion --init delta \\
-          --from hf://Yuanshi/LinFusion-1-5 --base hf://stable-diffusion-v1-5/stable-diffusion-v1-5
+          --from base-linfusion --base hf://stable-diffusion-v1-5/stable-diffusion-v1-5
       linzoo convert wd-1-5.safetensors wd-linfusion --prediction-type v_prediction
 
     Exit codes: 0 done, 1 SOURCE or OUT cannot be used, 2 wrong usage, 3 undecided (the message names the option).
@@ -81,6 +82,8 @@ def convert(
     from linzoo.init.planning import plan_conversion
 
     plan = plan_conversion(source, registry=state.registry, **options)
+    for problem in plan.inspection.problems:
+        state.say(f"note: {problem}")
     with progress(state, "Writing", plan.nbytes) as advance:
         result = execute(plan, out, force=force, dry_run=dry_run, progress=advance)
     if as_json:
@@ -106,6 +109,7 @@ def _document(result: ConversionResult) -> dict[str, Any]:
         "disk_needed": result.needed,
         "disk_free": result.free,
         "measured": dict(plan.init.measured),
+        "problems": list(plan.inspection.problems),
         "tensors": [
             {
                 "target": tensor.name,

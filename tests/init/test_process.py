@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
 import subprocess
@@ -118,11 +119,16 @@ def test_sdxl_sized_file(tmp_path: Path) -> None:
     source = write_checkpoint(tmp_path / "sdxl.safetensors", component_config(variant, "unet"))
     assert source.stat().st_size > 5000 * MB
     commands = programs(source, tmp_path / "out", variant.components.locate())
-    copy = measure(commands["cp"])
-    (tmp_path / "out").unlink()
-    converted = measure(commands["linzoo convert"])
-    assert converted.anonymous < 400 * MB
-    assert converted.seconds < 1.5 * copy.seconds
+    copied, converted = [], []
+    for _ in range(2):
+        copied.append(measure(commands["cp"]))
+        (tmp_path / "out").unlink()
+        converted.append(measure(commands["linzoo convert"]))
+        if len(converted) < 2:
+            shutil.rmtree(tmp_path / "out")
+    assert max(run.anonymous for run in converted) < 400 * MB
+    if len(os.sched_getaffinity(0)) > 1:  # on one core the SHA-256 of the file cannot run beside the rest
+        assert min(run.seconds for run in converted) < 1.5 * min(run.seconds for run in copied)
     modules, tensors = read_result(tmp_path / "out")
     assert (len(modules), len(tensors)) == (70, 1190)
     assert sum(tensor.size for tensor in tensors.values()) == 435_480_800

@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from unet_configs import UNETS
 
 from linzoo.attention.plan import AttentionSite, resolve_plan, sites_of
 from linzoo.checkpoints.manifest import unet_manifest
 from linzoo.errors import CheckpointError, LinzooError, UsageError
 from linzoo.plugin import AttentionPlan, AttentionRule
 from linzoo.registry.catalog import Registered
-from tests.checkpoints.unet_configs import UNETS
 from tests.init.toys import toy_config, toy_registry
 
 SD = UNETS["sd15"]

@@ -78,6 +78,10 @@ class PickledTensors:
         for name, value in contents.items():
             if not isinstance(name, str) or not isinstance(value, torch.Tensor):
                 continue
+            if not name.isprintable():
+                raise CheckpointError(
+                    f"{path}: the name {name!r} has control characters; the file is damaged"
+                )
             code = _TORCH_CODES.get(str(value.dtype).removeprefix("torch."))
             if code is None or value.layout is not torch.strided:
                 raise CheckpointError(

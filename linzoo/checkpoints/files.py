@@ -80,7 +80,7 @@ def _check_shard(path: Openable, header: Header, expected: frozenset[str]) -> No
     missing, extra = sorted(expected - set(header.tensors)), sorted(set(header.tensors) - expected)
     if missing:
         raise CheckpointError(
-            f"{path}: the index says that '{missing[0]}' is in this shard, but it is not"
+            f"{path}: the index says that {missing[0]!r} is in this shard, but it is not"
             f" ({len(missing)} tensors missing); download the index and all shards again"
         )
     if extra:

@@ -40,7 +40,7 @@ def shards_of(index: dict[str, Any], where: str) -> dict[str, frozenset[str]]:
     for tensor, file in weight_map.items():
         if not isinstance(file, str) or not _plain_name(file):
             raise CheckpointError(
-                f"{where}: places '{tensor}' in {file!r}, which is not the plain name of a .safetensors file"
+                f"{where}: places {tensor!r} in {file!r}, which is not the plain name of a .safetensors file"
                 " beside the index; the index is hostile or damaged"
             )
         shards.setdefault(file, set()).add(tensor)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
@@ -177,8 +178,7 @@ def _parse_json(raw: bytes, where: str) -> dict[str, Any]:
     def no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         found = dict(pairs)
         if len(found) != len(pairs):
-            names = [name for name, _ in pairs]
-            twice = next(name for name in names if names.count(name) > 1)
+            twice = Counter(name for name, _ in pairs).most_common(1)[0][0]
             raise CheckpointError(
                 f"{where}: the header names '{_short(twice)}' twice; the file is damaged or hostile"
             )
@@ -213,6 +213,8 @@ def _tensor(name: str, entry: Any, data_start: int, where: str) -> TensorInfo:
     def refuse(what: str) -> CheckpointError:
         return CheckpointError(f"{where}: tensor '{_short(name)}' {what}")
 
+    if not name.isprintable():
+        raise refuse("has a name with control characters; the file is hostile or damaged")
     if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
         raise refuse("is not described by exactly dtype, shape and data_offsets; the file is damaged")
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
@@ -225,7 +227,9 @@ def _tensor(name: str, entry: Any, data_start: int, where: str) -> TensorInfo:
     if not _naturals(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
         raise refuse(f"has data_offsets {_short(repr(offsets))}, which are not a begin and an end")
     if math.prod(max(each, 1) for each in shape) > _MAX_ELEMENTS:
-        raise refuse(f"claims the shape {shape}, larger than any file; the header is hostile or damaged")
+        raise refuse(
+            f"claims the shape {_short(repr(shape))}, larger than any file; the header is hostile or damaged"
+        )
     needed, given = math.prod(shape) * DTYPES[dtype].itemsize, offsets[1] - offsets[0]
     if needed != given:
         raise refuse(
@@ -235,7 +239,7 @@ def _tensor(name: str, entry: Any, data_start: int, where: str) -> TensorInfo:
 
 
 def _naturals(value: Any) -> bool:
-    return isinstance(value, list) and all(type(each) is int and each >= 0 for each in value)
+    return isinstance(value, list) and all(type(each) is int and 0 <= each < 2**63 for each in value)
 
 
 def _check_coverage(infos: list[TensorInfo], data_start: int, size: int, where: str) -> None:
@@ -265,4 +269,6 @@ def _check_coverage(infos: list[TensorInfo], data_start: int, size: int, where: 
 
 
 def _short(text: str) -> str:
+    """What a file says, fit for a message: not long, and without terminal escapes."""
+    text = text if text.isprintable() else ascii(text)[1:-1]
     return text if len(text) <= 100 else f"{text[:97]}..."

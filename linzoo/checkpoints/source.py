@@ -167,6 +167,8 @@ def _open_folder(spec: str, path: Path, revision: str | None) -> Checkpoint:
             configs = {**read_configs(path.parent), **configs}
         return Checkpoint(spec, path, "diffusers-component", open_component(path), configs, revision)
     if not (path / "unet").is_dir():
-        kind = configs["model_index"].get("_class_name", "pipeline of no named class")
-        raise CheckpointError(f"{path}: a {kind} without a 'unet' folder; linzoo converts UNets only")
+        kind = configs["model_index"].get("_class_name")
+        raise CheckpointError(
+            f"{path}: a pipeline of class {kind!r} without a 'unet' folder; linzoo converts UNets only"
+        )
     return Checkpoint(spec, path, "diffusers-folder", open_component(path / "unet"), configs, revision)

@@ -118,6 +118,7 @@ def test_what_trainers_leave_behind_is_passed_over(
         ([1, 2], "holds a list and not a dict"),
         ({"state_dict": {}}, "holds no tensors"),
         ({"epoch": 3}, "holds no tensors"),
+        ({"\x1b[2J": torch.zeros(1)}, r"the name '\\x1b\[2J' has control characters"),
         ({"a": torch.zeros(2, dtype=torch.complex128)}, "tensor 'a' is torch.complex128"),
         ({"a": torch.zeros(2, 2).to_sparse()}, "tensor 'a' is torch.float32, torch.sparse_coo"),
     ],

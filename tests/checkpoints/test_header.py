@@ -77,6 +77,11 @@ HOSTILE = {
     "endless shape": ({"header": changed("a", shape=[1] * 40)}, "which is not a short list of sizes"),
     "huge shape": ({"header": changed("a", shape=[2**40, 2**40])}, "larger than any file"),
     "huge shape of size 0": ({"header": changed("a", shape=[0, 2**60])}, "larger than any file"),
+    "terminal escapes in a name": (
+        {"header": {"\x1b[2Ja": TWO["a"], "b": TWO["b"]}},
+        r"tensor '\x1b[2Ja' has a name with control characters",
+    ),
+    "offset of 300 digits": ({"header": changed("a", data_offsets=[0, 10**300])}, "not a begin and an end"),
     "three offsets": ({"header": changed("a", data_offsets=[0, 4, 8])}, "tensor 'a' has data_offsets [0, 4, 8]"),
     "offsets swapped": ({"header": changed("a", data_offsets=[8, 0])}, "which are not a begin and an end"),
     "offset negative": ({"header": changed("a", data_offsets=[-8, 0])}, "which are not a begin and an end"),

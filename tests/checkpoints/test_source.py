@@ -181,7 +181,7 @@ def test_what_is_no_source(tmp_path: Path, registry: Registry) -> None:
 
 def test_folders_that_cannot_be_used(tmp_path: Path) -> None:
     write_json(tmp_path / "flux" / "model_index.json", {"_class_name": "FluxPipeline"})
-    with pytest.raises(CheckpointError, match=r"a FluxPipeline without a 'unet' folder"):
+    with pytest.raises(CheckpointError, match=r"a pipeline of class 'FluxPipeline' without a 'unet' folder"):
         open_source(tmp_path / "flux")
     write_json(tmp_path / "bare" / "config.json", {})
     with pytest.raises(CheckpointError, match=r"holds no weights"):

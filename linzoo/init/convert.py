@@ -29,7 +29,7 @@ from linzoo.checkpoints.lock import (
 )
 from linzoo.checkpoints.writer import SafetensorsWriter, TensorSpec
 from linzoo.init.numbers import dtype_name
-from linzoo.init.planning import ConversionPlan, plan_conversion
+from linzoo.init.planning import ConversionPlan, blamed_on, plan_conversion
 
 if TYPE_CHECKING:
     from linzoo.registry import Registry
@@ -181,7 +181,9 @@ def _write_weights(path: Path, plan: ConversionPlan, progress: Progress | None) 
     specs = [TensorSpec(tensor.name, tensor.dtype, tensor.shape) for tensor in tensors.values()]
     with SafetensorsWriter(path, specs, {"format": "pt"}) as writer:
         for spec in writer.order:
-            writer.write(spec.name, tensors[spec.name].make())
+            with blamed_on(plan.recipe):
+                data = tensors[spec.name].make()
+            writer.write(spec.name, data)
             if progress is not None:
                 progress(spec.nbytes)
     return Digest(writer.nbytes, writer.sha256)

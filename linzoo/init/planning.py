@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
@@ -15,7 +16,7 @@ from linzoo.checkpoints.inspection import Inspection, inspect
 from linzoo.checkpoints.linfusion import GENERALIZED_LINEAR, LinFusionConfig, ModuleEntry
 from linzoo.checkpoints.source import Checkpoint, open_source
 from linzoo.checkpoints.unet import UNetTensors, open_unet
-from linzoo.errors import CheckpointError, UsageError
+from linzoo.errors import CheckpointError, LinzooError, PluginError, UsageError
 from linzoo.init.numbers import CODES, FLOATS
 from linzoo.init.published import match_published, open_published
 from linzoo.init.recipe import InitPlan, InitRequest, PublishedWeights, TargetModule
@@ -99,6 +100,10 @@ def plan_conversion(
     shapes = {name: info.shape for name, info in teacher.tensors.items()}
     placements = resolve_plan(attention_plan, sites_of(teacher.config, shapes), registry)
     replaced = [placement for placement in placements if placement.replaced]
+    if not replaced:
+        raise UsageError(
+            f"attention plan '{attention_plan.value.id}' keeps every module softmax: nothing to convert"
+        )
     _check_mixers(recipe.value, replaced)
     _check_teacher(teacher, replaced, code)
 
@@ -121,7 +126,7 @@ def plan_conversion(
         inputs=_inputs(checkpoint, published, base_unet),
         config=LinFusionConfig(tuple(module.entry for module in modules)),
         kept=tuple(placement.site.name for placement in placements if not placement.replaced),
-        init=_build(recipe.value, request),
+        init=_build(recipe, request),
         dtype=code,
         seed=seed,
     )
@@ -252,13 +257,11 @@ def _plugins(
     return {status.name: status.version for status in statuses}
 
 
-def _build(recipe: InitRecipe, request: InitRequest) -> InitPlan:
+def _build(recipe: Registered[InitRecipe], request: InitRequest) -> InitPlan:
     """Run the recipe and check that it plans the tensors that were asked for, all of them and nothing else."""
-    plan: Any = recipe.build.load()(request)
-    if not isinstance(plan, InitPlan):
-        raise CheckpointError(
-            f"init recipe '{recipe.id}' returned a {type(plan).__name__} and not an InitPlan"
-        )
+    with blamed_on(recipe):
+        answer: Any = recipe.value.build.load()(request)
+    plan = answer if isinstance(answer, InitPlan) else InitPlan(())
     wanted = {
         module.target(name): shape for module in request.modules for name, shape in module.shapes.items()
     }
@@ -267,7 +270,25 @@ def _build(recipe: InitRecipe, request: InitRequest) -> InitPlan:
         wrong = sorted(
             name for name in wanted.keys() | planned.keys() if wanted.get(name) != planned.get(name)
         )
-        raise CheckpointError(
-            f"init recipe '{recipe.id}' does not plan the tensors that the mixers have: {', '.join(wrong[:3])} …"
+        raise PluginError(
+            f"init recipe '{recipe.value.id}' of plugin {recipe.plugin.label} does not plan the tensors that the mixers"
+            f" have: {', '.join(wrong[:3])} …"
         )
     return plan
+
+
+@contextmanager
+def blamed_on(recipe: Registered[InitRecipe]) -> Iterator[None]:
+    """Turn whatever an init recipe raises by mistake into an error that names its plugin.
+
+    Raises:
+        PluginError: the recipe failed; what it raised is the cause.
+    """
+    try:
+        yield
+    except (LinzooError, OSError):
+        raise
+    except Exception as error:
+        raise PluginError(
+            f"init recipe '{recipe.value.id}' of plugin {recipe.plugin.label} failed: {type(error).__name__}: {error}"
+        ) from error

@@ -35,6 +35,18 @@ def test_ckpt(tmp_path: Path, expected: dict[str, bytes], zipped: bool) -> None:
     assert (tmp_path / "out" / WEIGHTS).read_bytes() == expected[WEIGHTS]
 
 
+def test_the_averaged_copy_is_left_alone_and_reported(tmp_path: Path, expected: dict[str, bytes]) -> None:
+    keys = UNetKeyMap(toy_config())
+    averaged = {
+        "model_ema." + f"diffusion_model.{keys.to_ldm(name)}".replace(".", ""): array + 1
+        for name, array in toy_unet().items()
+    }
+    source = write_ldm(tmp_path / "model.safetensors", toy_unet(), **averaged)
+    result = convert(source, tmp_path / "out", registry=toy_registry())
+    assert (tmp_path / "out" / WEIGHTS).read_bytes() == expected[WEIGHTS]
+    assert any("EMA" in problem for problem in result.plan.inspection.problems)
+
+
 def test_shards(tmp_path: Path, expected: dict[str, bytes]) -> None:
     unet = toy_unet()
     folder = write_folder(tmp_path / "model", unet) / "unet"

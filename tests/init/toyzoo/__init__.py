@@ -7,7 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from linzoo.plugin import AttentionPlan, AttentionRule, Fingerprint, Resource, Variant, hookimpl
+from linzoo.plugin import (
+    AttentionPlan,
+    AttentionRule,
+    Fingerprint,
+    InitRecipe,
+    LazyRef,
+    Mixer,
+    Resource,
+    Variant,
+    hookimpl,
+)
 
 COMPONENTS = Resource("tests.init.toyzoo", "components")
 DEPTH = (1, 1, 0)
@@ -92,3 +102,35 @@ def linzoo_attention_plans() -> Iterator[AttentionPlan]:
         rules=(AttentionRule(mixer="generalized-linear", options={"projection_mid_divisor": 5}),),
         expect_replaced=7,
     )
+    yield AttentionPlan(
+        id="toy-own-mixer",
+        variant="toy",
+        rules=(
+            AttentionRule(match="mid_block.*", mixer="toy-mixer", options={"rank": 3}),
+            AttentionRule(mixer="softmax"),
+        ),
+        expect_replaced=1,
+    )
+    yield AttentionPlan(
+        id="toy-nothing", variant="toy", rules=(AttentionRule(mixer="softmax"),), expect_replaced=0
+    )
+
+
+@hookimpl
+def linzoo_mixers() -> Iterator[Mixer]:
+    yield Mixer(
+        id="toy-mixer",
+        module=LazyRef("tests.init.toyzoo.own:ToyMixer"),
+        tensors=LazyRef("tests.init.toyzoo.own:tensors"),
+        options={"rank": 2, "scale": 1.5},
+    )
+
+
+@hookimpl
+def linzoo_init_recipes() -> Iterator[InitRecipe]:
+    for name in ("ones", "raises", "raises_late", "incomplete", "wrong_type", "wrong_shape"):
+        yield InitRecipe(
+            id=f"toy-{name.replace('_', '-')}",
+            build=LazyRef(f"tests.init.toyzoo.own:{name}"),
+            mixers=("toy-mixer",),
+        )

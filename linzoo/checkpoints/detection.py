@@ -100,25 +100,18 @@ class Detector:
             )
             return None, "high", "a UNet with LinFusion attention merged into it"
         fingerprint = fingerprint_of(self.shapes, ldm=self.ldm)
-        entries = matches(self.registry, fingerprint) if fingerprint else []
-        fits = [
-            each for each in (fit(entry, self.shapes, ldm=self.ldm) for entry in entries) if each.complete
-        ]
+        fits = matches(self.registry, fingerprint, self.shapes, ldm=self.ldm) if fingerprint else []
         if len(fits) == 1:
-            self._see("variant", "structure", fits[0].explain(), fits[0].variant.id, "high")
-            self._note_extra(fits[0])
-            return fits[0].variant, "high", _title(fits[0].variant)
+            found = fits[0]
+            self._see("variant", "structure", found.explain(), found.variant.id, "high")
+            self._note_extra(found)
+            return found.variant, "high", _title(found.variant)
         if fits:
             ids = ", ".join(each.entry.full_id for each in fits)
-            self._see(
-                "variant",
-                "structure",
-                f"fits several variants, and none goes before the others: {ids}",
-                None,
-                "none",
-            )
+            detail = f"fits several variants, and none goes before the others: {ids}"
+            self._see("variant", "structure", detail, None, "none")
             return None, "none", ""
-        if fingerprint in KNOWN_UNETS and not entries:
+        if fingerprint in KNOWN_UNETS:
             name = KNOWN_UNETS[fingerprint]
             self._see("variant", "structure", f"has the structure of {name}", None, "high")
             return None, "high", name

@@ -62,10 +62,14 @@ def fit(entry: Registered[Variant], shapes: Mapping[str, Shape], *, ldm: bool) -
     """Compare a UNet's shapes (by name inside the UNet) with a variant's manifest.
 
     Raises:
-        LinzooError: the variant's bundled UNet config cannot be used.
+        PluginError: the variant's bundled UNet config cannot be used.
     """
-    config = component_config(entry.value, "unet")
-    wanted = dict(_in_layout(config, ldm))
+    try:
+        wanted = dict(_in_layout(component_config(entry.value, "unet"), ldm))
+    except (LinzooError, LookupError, TypeError, ValueError, AttributeError) as error:
+        raise PluginError(
+            f"variant '{entry.full_id}' bundles no UNet config that can be used ({type(error).__name__}: {error})"
+        ) from error
     missing = tuple(name for name in wanted if name not in shapes)
     resized = tuple(
         (name, shapes[name], shape) for name, shape in wanted.items() if shapes.get(name, shape) != shape
@@ -74,11 +78,14 @@ def fit(entry: Registered[Variant], shapes: Mapping[str, Shape], *, ldm: bool) -
     return Fit(entry, len(wanted), missing, resized, extra)
 
 
-def matches(registry: Registry, fingerprint: Fingerprint) -> list[Registered[Variant]]:
-    """The variants of this fingerprint; a special case goes before what it refines, and ``before`` decides the rest."""
-    found = [entry for entry in registry.variants if entry.value.fingerprint == fingerprint]
-    beaten = {id(loser) for entry in found for loser in _loses_to(registry, entry)}
-    return [entry for entry in found if id(entry) not in beaten]
+def matches(
+    registry: Registry, fingerprint: Fingerprint, shapes: Mapping[str, Shape], *, ldm: bool
+) -> list[Fit]:
+    """The variants that fit completely; a special case goes before what it refines, and ``before`` decides the rest."""
+    entries = [entry for entry in registry.variants if entry.value.fingerprint == fingerprint]
+    complete = [each for each in fits(entries, shapes, ldm=ldm) if each.complete]
+    beaten = {id(loser) for each in complete for loser in _loses_to(registry, each.entry)}
+    return [each for each in complete if id(each.entry) not in beaten]
 
 
 def closest(registry: Registry, shapes: Mapping[str, Shape], *, ldm: bool) -> Fit | None:
@@ -91,10 +98,8 @@ def closest(registry: Registry, shapes: Mapping[str, Shape], *, ldm: bool) -> Fi
 def fits(entries: Iterable[Registered[Variant]], shapes: Mapping[str, Shape], *, ldm: bool) -> Iterator[Fit]:
     """Compare with several variants; one whose configs cannot be used is left out."""
     for entry in entries:
-        try:
+        with contextlib.suppress(PluginError):  # a plugin with broken configs must not hide the others
             yield fit(entry, shapes, ldm=ldm)
-        except (LinzooError, KeyError, TypeError, ValueError):
-            continue  # a plugin with broken configs must not hide the others
 
 
 def _loses_to(registry: Registry, entry: Registered[Variant]) -> Iterator[Registered[Variant]]:

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 from linzoo.checkpoints.features import fingerprint_of
 from linzoo.checkpoints.inspection import inspect
-from linzoo.checkpoints.matching import closest, matches
+from linzoo.checkpoints.matching import closest, fit, matches
 from linzoo.errors import CheckpointError, PluginError, UndecidedError, UsageError
+from linzoo.plugin import Resource
 from linzoo.registry import Registry
 
 VARIANTS = (
@@ -258,14 +259,21 @@ def test_of_two_matches_the_refining_one_wins_and_strangers_stay_undecided(
     sd15 = registry.variants.get_value("sd15")
     fingerprint = sd15.fingerprint
 
+    shapes = unet_shapes("sd15", "diffusers")
+
     def found(*extra) -> list[str]:
-        return [entry.value.id for entry in matches(_with_variants(registry, *extra), fingerprint)]
+        return [
+            each.variant.id
+            for each in matches(_with_variants(registry, *extra), fingerprint, shapes, ldm=False)
+        ]
 
     anime = replace(sd15, id="anime", refines="sd15")
     assert found() == ["sd15"]
     assert found(anime) == ["anime"]
     assert found(anime, replace(sd15, id="chibi", refines="anime")) == ["chibi"]
     assert found(replace(sd15, id="turbo", before=("sd15",))) == ["turbo"]
+    broken = replace(anime, components=Resource("linzoo_sd15", "nowhere"))
+    assert found(broken) == ["sd15"]
     assert found(replace(sd15, id="other")) == ["sd15", "other"]
     both = inspect(
         write_sparse(tmp_path / "x.safetensors", unet_shapes("sd15", "ldm")),
@@ -276,11 +284,26 @@ def test_of_two_matches_the_refining_one_wins_and_strangers_stay_undecided(
 
 
 def test_a_variant_with_broken_configs_hides_no_other(registry: Registry) -> None:
-    from linzoo.plugin import Resource
-
     broken = replace(
         registry.variants.get_value("sd15"), id="broken", components=Resource("linzoo_sd15", "nowhere")
     )
     shapes = unet_shapes("sd15", "diffusers")
     del shapes["conv_in.bias"]
     assert closest(_with_variants(registry, broken), shapes, ldm=False).variant.id == "sd15"
+
+
+@pytest.mark.parametrize(
+    "config", [{}, {"block_out_channels": 3}, {"down_block_types": [], "up_block_types": []}]
+)
+def test_a_broken_unet_config_names_its_plugin(
+    config: dict, registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_json(tmp_path / "toys_broken" / "unet" / "config.json", config)
+    (tmp_path / "toys_broken" / "__init__.py").touch()
+    monkeypatch.syspath_prepend(tmp_path)
+    broken = replace(
+        registry.variants.get_value("sd15"), id="broken", components=Resource("toys_broken", ".")
+    )
+    entry = _with_variants(registry, broken).variants[-1]
+    with pytest.raises(PluginError, match=r"'third-party::broken' bundles no UNet config that can be used"):
+        fit(entry, {}, ldm=True)

@@ -105,7 +105,9 @@ def plan_conversion(
             f"attention plan '{attention_plan.value.id}' keeps every module softmax: nothing to convert"
         )
     _check_mixers(recipe.value, replaced)
-    _check_teacher(teacher, replaced, code)
+    _check_structure(teacher, replaced)
+    if "teacher" in recipe.value.needs:
+        _check_dtypes(teacher, replaced, code)
 
     published = None
     if linfusion is not None:
@@ -181,8 +183,8 @@ def _check_mixers(recipe: InitRecipe, replaced: Iterable[Placement]) -> None:
             )
 
 
-def _check_teacher(teacher: UNetTensors, replaced: Iterable[Placement], dtype: str | None) -> None:
-    """Every attention that goes must be whole, of a float dtype, and without what the layout has no place for."""
+def _check_structure(teacher: UNetTensors, replaced: Iterable[Placement]) -> None:
+    """Every attention that goes must be whole, and without what the layout has no place for."""
     path = teacher.checkpoint.path
     for placement in replaced:
         name, dim = placement.site.name, placement.site.dim
@@ -197,7 +199,6 @@ def _check_teacher(teacher: UNetTensors, replaced: Iterable[Placement], dtype: s
                 raise CheckpointError(
                     f"{path}: '{source}' has shape {list(info.shape)}, which is no self-attention of width {dim}"
                 )
-            _check_dtype(teacher, source, dtype)
         for each in ("to_q.bias", "to_k.bias", "to_v.bias"):
             if f"{name}.{each}" in teacher.tensors:
                 raise CheckpointError(
@@ -205,19 +206,26 @@ def _check_teacher(teacher: UNetTensors, replaced: Iterable[Placement], dtype: s
                 )
 
 
-def _check_dtype(teacher: UNetTensors, source: str, dtype: str | None) -> None:
-    path, own = teacher.checkpoint.path, teacher.names[source]
-    code = teacher.tensors[source].dtype
-    scale = own.removesuffix("weight") + "scale_weight"
+def _check_dtypes(teacher: UNetTensors, replaced: Iterable[Placement], dtype: str | None) -> None:
+    """What is read of the teacher must be floats; fp8 only if it is to be written in another dtype."""
+    for placement in replaced:
+        for each in PROJECTIONS:
+            _check_dtype(teacher.checkpoint, teacher.names[f"{placement.site.name}.{each}"], dtype)
+
+
+def _check_dtype(checkpoint: Checkpoint, own: str, dtype: str | None) -> None:
+    path, code = checkpoint.path, checkpoint.tensors[own].dtype
+    stem = own.removesuffix("weight")
+    scales = [name for name in (f"{stem}scale_weight", f"{stem}weight_scale") if name in checkpoint.tensors]
     if code in FLOATS:
         return
     if not code.startswith("F8_E") or code == "F8_E8M0":
         raise CheckpointError(
             f"{path}: '{own}' is {code}, which is quantised; get the 16-bit file of this model"
         )
-    if scale in teacher.checkpoint.tensors:
+    if scales:
         raise CheckpointError(
-            f"{path}: '{own}' is scaled fp8 (with '{scale}'); get the 16-bit file of this model"
+            f"{path}: '{own}' is scaled fp8 (with '{scales[0]}'); get the 16-bit file of this model"
         )
     if dtype is None:
         raise CheckpointError(

@@ -170,19 +170,39 @@ def test_dtype_casts_once(tmp_path: Path, name: str) -> None:
     assert lock["tensors"]["0.to_v.weight"]["how"] == ("" if name == "float32" else f"float32 to {name}")
 
 
-def test_fp8_is_copied_exactly_into_16_bits_when_asked(tmp_path: Path, unet: dict) -> None:
+def write_fp8(path: Path, unet: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     values = {name: array.astype(ml_dtypes.float8_e4m3fn) for name, array in unet.items()}
-    path = tmp_path / "a.safetensors"
     with SafetensorsWriter(
         path, [TensorSpec(n, "F8_E4M3", a.shape) for n, a in values.items()], {}
     ) as writer:
         for spec in writer.order:
             writer.write(spec.name, values[spec.name])
+    return values
+
+
+def test_fp8_is_copied_exactly_into_16_bits_when_asked(tmp_path: Path, unet: dict) -> None:
+    path = tmp_path / "a.safetensors"
+    values = write_fp8(path, unet)
     with pytest.raises(CheckpointError, match="Add --dtype float16"):
         run(path, tmp_path / "out")
     _, tensors = read_result(run(path, tmp_path / "out", dtype="float16"))
     expected = values[f"{SITES[0]}.to_q.weight"].astype(np.float16)
     assert tensors["0.to_q.weight"].tobytes() == expected.tobytes()
+
+
+def test_fp8_does_not_matter_where_it_is_not_read(tmp_path: Path, unet: dict) -> None:
+    linear = run(write_ldm(tmp_path / "a.safetensors", unet), tmp_path / "linear")
+    write_fp8(tmp_path / "b.safetensors", unet)
+    out = run(tmp_path / "b.safetensors", tmp_path / "out", init="pretrained", linfusion=linear)
+    assert (read_result(out)[1]["0.to_q.weight"] == read_result(linear)[1]["0.to_q.weight"]).all()
+
+
+@pytest.mark.parametrize("scale", ["scale_weight", "weight_scale"])
+def test_scaled_fp8_is_refused(tmp_path: Path, unet: dict, scale: str) -> None:
+    extra = f"{SITES[0]}.to_q.{scale}"
+    write_fp8(tmp_path / "a.safetensors", {**unet, extra: np.ones((), np.float16)})
+    with pytest.raises(CheckpointError, match=f"is scaled fp8 .with '{extra}'.; get the 16-bit file"):
+        run(tmp_path / "a.safetensors", tmp_path / "out", dtype="float16")
 
 
 def test_dry_run_writes_nothing_and_names_every_tensor(tmp_path: Path, unet: dict) -> None:

@@ -74,12 +74,16 @@ class Detector:
         if kind := kind_of_class(declared):
             self._see("kind", "config", f"config.json: {declared}", kind, "high")
             return kind
-        kind = kind_of_names(self.checkpoint.tensors)
-        some = ", ".join(list(self.checkpoint.tensors)[:2])
-        said = f"named as those of {name_of(kind)}" if kind != "unknown" else "of no kind that linzoo knows"
-        level: Confidence = "high" if kind != "unknown" else "none"
-        detail = f"{len(self.checkpoint.tensors)} tensors, {said}: {some}, …"
-        self._see("kind", "structure", detail, None if kind == "unknown" else kind, level)
+        names = list(self.checkpoint.tensors)
+        kind = kind_of_names(names)
+        if kind == "unet":
+            detail = f"{len(self.shapes)} of {len(names)} tensors are named as a UNet's, layout {self.checkpoint.layout}"
+        elif kind == "unknown":
+            detail = f"{len(names)} tensors, named as nothing that linzoo knows: {', '.join(names[:3])}"
+        else:
+            detail = f"{len(names)} tensors, named as those of {name_of(kind)}: {', '.join(names[:2])}"
+        known = kind != "unknown"
+        self._see("kind", "structure", detail, kind if known else None, "high" if known else "none")
         return kind
 
     def _named(self, variant: str) -> tuple[Variant, Confidence, str]:
@@ -137,7 +141,7 @@ class Detector:
             )
 
     def _prediction(self, variant: Variant, flag: PredictionType | None) -> Evidence | None:
-        seen = list(prediction_evidence(self.checkpoint, variant, flag))
+        seen = prediction_evidence(self.checkpoint, variant, flag)
         self.evidence += seen
         declared = {each.says for each in seen if each.says and each.source not in ("default", "value")}
         if len(declared) > 1:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from linzoo.checkpoints.evidence import Confidence, Evidence, Source
+from linzoo.checkpoints.evidence import Confidence, Evidence, Source, decide
 from linzoo.checkpoints.source import Checkpoint
 from linzoo.checkpoints.unet import open_unet
 from linzoo.errors import CheckpointError
@@ -37,28 +37,20 @@ _PROBE_MARGIN = 0.25
 
 def prediction_evidence(
     checkpoint: Checkpoint, variant: Variant, flag: PredictionType | None
-) -> Iterator[Evidence]:
-    """Yield what every rung has to say, in the order of the ladder."""
-    if flag:
-        yield _says("flag", flag, "given by --prediction-type", "certain")
-    yield from _from_configs(checkpoint.configs)
+) -> list[Evidence]:
+    """What the rungs have to say, in the order of the ladder; the last two are asked only when no other answers."""
+    seen = [_says("flag", flag, "given by --prediction-type", "certain")] if flag else []
+    seen += _from_configs(checkpoint.configs)
     if checkpoint.path in checkpoint.files:  # one file, and on this machine
-        yield from _from_sidecar(checkpoint.path.with_suffix(".yaml"))
-    yield from _from_metadata(checkpoint.metadata)
-    yield from _from_markers(checkpoint.tensors)
+        seen += _from_sidecar(checkpoint.path.with_suffix(".yaml"))
+    seen += _from_metadata(checkpoint.metadata)
+    seen += _from_markers(checkpoint.tensors)
+    if decide(seen):
+        return seen
     if set(checkpoint.tensors) >= _EDM:
-        yield _unclear(
-            "marker", "marker tensors 'edm_mean', 'edm_std': EDM preconditioning, neither epsilon nor v"
-        )
-    elif len(variant.prediction_types) == 1:
-        only = variant.prediction_types[0]
-        yield _says(
-            "default", only,
-            f"assumed: published {variant.id} models predict {only}; a file trained otherwise and without a marker"
-            " looks the same", "medium",
-        )  # fmt: skip
-    elif variant.fingerprint.context_dim == 1024 and variant.fingerprint.channels == 320:
-        yield from _from_value(checkpoint, variant)
+        detail = "marker tensors 'edm_mean', 'edm_std': EDM preconditioning, neither epsilon nor v"
+        return [*seen, _unclear("marker", detail)]
+    return [*seen, *_from_variant(checkpoint, variant)]
 
 
 def zero_terminal_snr(checkpoint: Checkpoint) -> str | None:
@@ -149,6 +141,18 @@ def _from_markers(names: Container[str]) -> Iterator[Evidence]:
         yield _says("marker", "v_prediction", "marker tensor 'v_pred'")
     if "edm_vpred.sigma_max" in names:
         yield _says("marker", "v_prediction", "marker tensor 'edm_vpred.sigma_max' (v under an EDM schedule)")
+
+
+def _from_variant(checkpoint: Checkpoint, variant: Variant) -> Iterator[Evidence]:
+    if len(variant.prediction_types) == 1:
+        only = variant.prediction_types[0]
+        detail = (
+            f"assumed: published {variant.id} models predict {only}; a file trained otherwise and without a marker"
+            " looks the same"
+        )
+        yield _says("default", only, detail, "medium")
+    elif variant.fingerprint.context_dim == 1024 and variant.fingerprint.channels == 320:
+        yield from _from_value(checkpoint, variant)
 
 
 def _from_value(checkpoint: Checkpoint, variant: Variant) -> Iterator[Evidence]:

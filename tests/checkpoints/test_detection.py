@@ -234,7 +234,7 @@ def test_component_folders_are_told_by_their_class(
 def test_what_is_nothing_known_is_unknown(registry: Registry, tmp_path: Path) -> None:
     found = inspect(write_sparse(tmp_path / "x.safetensors", {"foo": (2, 2)}), registry=registry)
     assert (found.kind, found.decided, found.confidence) == ("unknown", False, "none")
-    with pytest.raises(UndecidedError, match="of no kind that linzoo knows: foo"):
+    with pytest.raises(UndecidedError, match="named as nothing that linzoo knows: foo"):
         found.require()
 
 

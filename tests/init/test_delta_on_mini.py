@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import linzoo_mini
 import pytest
 
 from linzoo.checkpoints.lock import read_lock
@@ -14,11 +13,6 @@ from linzoo.registry import build_registry
 from tests.init.toys import ATTENTION, read_result
 
 REGISTRY = build_registry(entry_points=False, env={})
-
-pytestmark = pytest.mark.skipif(
-    not (Path(linzoo_mini.__file__).parent / "weights" / "mini-3d.safetensors").exists(),
-    reason="mini is not trained yet",
-)
 
 
 def test_the_fine_tune_is_recognised_and_its_changes_carried_over(tmp_path: Path) -> None:

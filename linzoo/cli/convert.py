@@ -106,7 +106,7 @@ def _document(result: ConversionResult) -> dict[str, Any]:
         "kept_softmax": list(plan.kept),
         "bytes": plan.nbytes,
         "memory_bound": plan.memory,
-        "disk_needed": result.needed,
+        "disk_needed": plan.disk,
         "disk_free": result.free,
         "measured": dict(plan.init.measured),
         "problems": list(plan.inspection.problems),
@@ -143,7 +143,7 @@ def _print_summary(state: State, result: ConversionResult, *, to_stderr: bool) -
     lines += [f"  {name.replace('_', ' ')}: {value}" for name, value in plan.init.measured.items()]
     if not result.written:
         lines.append(
-            f"  memory: at most {_size(plan.memory)} beyond the program; disk: {_size(result.needed)} needed,"
+            f"  memory: at most {_size(plan.memory)} beyond the program; disk: {_size(plan.disk)} needed,"
             f" {_size(result.free)} free"
         )
     if to_stderr:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ import numpy as np
 from linzoo._version import __version__
 from linzoo.checkpoints.atomic import explain_os_errors, new_folder, require_space
 from linzoo.checkpoints.digest import BackgroundDigests, Digest
-from linzoo.checkpoints.earlier import EarlierResult, check_target
+from linzoo.checkpoints.earlier import check_target
 from linzoo.checkpoints.linfusion import CONFIG_NAME, WEIGHTS_NAME
 from linzoo.checkpoints.lock import (
     LOCK_NAME,
@@ -37,8 +38,6 @@ if TYPE_CHECKING:
 Progress = Callable[[int], None]
 """Told how many more bytes of weights are written."""
 
-_SIDE_FILES = 4 << 20  # room for config.json and the lock file
-
 
 @dataclass(frozen=True)
 class ConversionResult:
@@ -57,11 +56,6 @@ class ConversionResult:
     written: bool
     free: int
     lock: Mapping[str, Any] | None = None
-
-    @property
-    def needed(self) -> int:
-        """Bytes of disk that the conversion needs."""
-        return _disk_needed(self.plan)
 
 
 def convert(
@@ -143,7 +137,7 @@ def execute(
     """
     with explain_os_errors(out):
         earlier = check_target(out, [checkpoint.path for checkpoint in plan.inputs.values()])
-        free = require_space(out, _disk_needed(plan))
+        free = require_space(out, plan.disk)
     if dry_run:
         return ConversionResult(out, plan, written=False, free=free)
     with ExitStack() as stack:
@@ -157,22 +151,17 @@ def execute(
             WEIGHTS_NAME: _write_weights(folder / WEIGHTS_NAME, plan, progress),
         }
         lock = lock_document(plan, {role: each.result() for role, each in hashes.items()}, outputs)
-        _check_earlier(earlier, lock, force)
+        if earlier is not None:
+            earlier.check_replaceable(lock, force)
         _write(folder / LOCK_NAME, encode_json(lock))
     return ConversionResult(out, plan, written=True, free=free, lock=lock)
 
 
-def _check_earlier(earlier: EarlierResult | None, lock: Mapping[str, Any], force: bool) -> None:
-    if earlier is not None:
-        earlier.check_replaceable(lock, force)
-
-
-def _disk_needed(plan: ConversionPlan) -> int:
-    return plan.nbytes + _SIDE_FILES
-
-
 def _write(path: Path, content: bytes) -> Digest:
-    path.write_bytes(content)
+    with path.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
     return Digest(len(content), hashlib.sha256(content).hexdigest())
 
 

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from linzoo.registry import Registered, Registry
 
 _HASH_BUFFER = 1 << 20
+_SIDE_FILES = 4 << 20
 _COPIES = 6  # of the largest tensor in float32, alive at once while one tensor is made
 
 
@@ -63,6 +64,11 @@ class ConversionPlan:
     def nbytes(self) -> int:
         """Bytes of weights that will be written."""
         return sum(prod(tensor.shape) * DTYPES[tensor.dtype].itemsize for tensor in self.init.tensors)
+
+    @property
+    def disk(self) -> int:
+        """Bytes of disk that the result needs, with room for its small files."""
+        return self.nbytes + _SIDE_FILES
 
     @property
     def memory(self) -> int:

@@ -215,7 +215,7 @@ def test_dry_run_writes_nothing_and_names_every_tensor(tmp_path: Path, unet: dic
     assert written.lock is not None
     assert {tensor.name for tensor in result.plan.init.tensors} == set(written.lock["tensors"])
     assert result.plan.nbytes == sum(array.nbytes for array in read_result(tmp_path / "out")[1].values())
-    assert result.plan.nbytes < result.needed <= result.free
+    assert result.plan.nbytes < result.plan.disk <= result.free
 
 
 def test_progress_adds_up_to_all_bytes(tmp_path: Path, unet: dict) -> None:

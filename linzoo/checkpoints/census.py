@@ -22,6 +22,7 @@ _PARTS = {
     "embedder.": "image_encoder",
     "control_model.": "controlnet",
 }
+_UNPREFIXED_CLIP = ("cond_stage_model.transformer.embeddings.", "cond_stage_model.transformer.encoder.")
 _FLOATS = frozenset({"F16", "BF16", "F32", "F64"})
 
 
@@ -65,6 +66,8 @@ def oddities(checkpoint: Checkpoint, parts: dict[str, Part]) -> Iterator[str]:
         yield f"holds a second copy of the UNet (EMA, {ema.tensors} tensors); linzoo reads the other one"
     if unet := parts.get("unet"):
         yield from _dtype_oddities(unet.dtypes)
+    if any(name.startswith(_UNPREFIXED_CLIP) for name in checkpoint.tensors):
+        yield "the text encoder is named without 'text_model.', as in NAI's files; diffusers does not find it there"
     for name, info in checkpoint.tensors.items():
         if name.endswith("position_ids") and info.dtype in _FLOATS:
             yield f"'{name}' is {info.dtype} where whole numbers belong, as merging tools leave it"

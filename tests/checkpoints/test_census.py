@@ -59,6 +59,12 @@ def test_scaled_weights(registry: Registry, tmp_path: Path) -> None:
     assert any("the weights are stored scaled" in problem for problem in problems)
 
 
+def test_a_text_encoder_without_its_prefix(registry: Registry, tmp_path: Path) -> None:
+    name = "cond_stage_model.transformer.embeddings.position_embedding.weight"
+    problems = look(tmp_path, registry, **{name: (77, 768)}).problems
+    assert any("named without 'text_model.'" in problem for problem in problems)
+
+
 def test_json_has_what_the_issue_asks_for(registry: Registry, tmp_path: Path) -> None:
     data = look(tmp_path, registry).to_json()
     assert {"kind", "variant", "prediction_type", "confidence", "evidence", "problems"} <= set(data)

@@ -49,6 +49,7 @@ UNETS: dict[str, dict[str, Any]] = {
     "sd15-lcm": {**_SD, "time_cond_proj_dim": 256},
     "sd21": _SD2,
     "sd21-inpaint": {**_SD2, "in_channels": 9},
+    "sd21-instruct-pix2pix": {**_SD2, "in_channels": 8},
     "sd2-depth": {**_SD2, "in_channels": 5},
     "sd21-unclip-l": {**_UNCLIP, "projection_class_embeddings_input_dim": 1536},
     "sd21-unclip-h": {**_UNCLIP, "projection_class_embeddings_input_dim": 2048},

@@ -40,7 +40,9 @@ def component_folder(variant: Variant, prediction_type: PredictionType) -> Itera
     bundled = variant.components.locate()
     with tempfile.TemporaryDirectory(prefix="linzoo-components-") as name:
         folder = Path(name)
-        for source in sorted(each for each in bundled.rglob("*") if each.is_file()):
+        for source in sorted(
+            each for each in bundled.rglob("*") if each.is_file() and each.suffix != ".safetensors"
+        ):
             target = folder / source.relative_to(bundled)
             target.parent.mkdir(parents=True, exist_ok=True)
             if source.suffix == ".json" and source.name != "vocab.json":

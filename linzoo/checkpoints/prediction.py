@@ -19,7 +19,7 @@ from linzoo.checkpoints.unet import open_unet
 from linzoo.errors import CheckpointError
 
 if TYPE_CHECKING:
-    from linzoo.plugin import PredictionType, Variant
+    from linzoo.plugin import Fingerprint, PredictionType, Variant
 
 PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
 
@@ -151,8 +151,13 @@ def _from_variant(checkpoint: Checkpoint, variant: Variant) -> Iterator[Evidence
             " looks the same"
         )
         yield _says("default", only, detail, "medium")
-    elif variant.fingerprint.context_dim == 1024 and variant.fingerprint.channels == 320:
+    elif _is_sd2_text_to_image(variant.fingerprint):
         yield from _from_value(checkpoint, variant)
+
+
+def _is_sd2_text_to_image(fingerprint: Fingerprint) -> bool:
+    """The only UNets that the rule about one tensor's values was made for."""
+    return (fingerprint.channels, fingerprint.in_channels, fingerprint.context_dim) == (320, 4, 1024)
 
 
 def _from_value(checkpoint: Checkpoint, variant: Variant) -> Iterator[Evidence]:

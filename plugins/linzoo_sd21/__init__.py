@@ -51,7 +51,7 @@ _SD21 = Variant(
 
 @hookimpl
 def linzoo_variants() -> Iterator[Variant]:
-    """The two published structures; what the first one predicts is not in its shapes."""
+    """The three structures; only of inpainting do all published models predict the same."""
     yield _SD21
     yield replace(
         _SD21,
@@ -71,6 +71,20 @@ def linzoo_variants() -> Iterator[Variant]:
         ),
         linfusion={},
         tiny={**_SD21.tiny, "in_channels": 9},
+    )
+    yield replace(
+        _SD21,
+        id="sd21-instruct-pix2pix",
+        summary="InstructPix2Pix on Stable Diffusion 2.x",
+        fingerprint=replace(_FINGERPRINT, in_channels=8),
+        refines="sd21",
+        component_overrides={
+            "unet": {"in_channels": 8},
+            "model_index": {"_class_name": "StableDiffusionInstructPix2PixPipeline"},
+        },
+        teachers=(),
+        linfusion={},
+        tiny={**_SD21.tiny, "in_channels": 8},
     )
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from linzoo.checkpoints.components import component_config, component_folder
 from linzoo.checkpoints.vocabulary import VOCABULARY_SIZE, write_clip_vocabulary
-from linzoo.registry import Registry
+from linzoo.registry import Registry, build_registry
 
 VAE_PARAMETERS = 83_653_863
 TEXT_PARAMETERS = {
@@ -24,6 +24,7 @@ PIPELINES = {
     "sd15-instruct-pix2pix": "StableDiffusionInstructPix2PixPipeline",
     "sd21": "StableDiffusionPipeline",
     "sd21-inpaint": "StableDiffusionInpaintPipeline",
+    "sd21-instruct-pix2pix": "StableDiffusionInstructPix2PixPipeline",
     "sdxl": "StableDiffusionXLPipeline",
     "sdxl-inpaint": "StableDiffusionXLInpaintPipeline",
     "sdxl-instruct-pix2pix": "StableDiffusionXLInstructPix2PixPipeline",
@@ -114,3 +115,9 @@ def test_overrides_reach_the_config(registry: Registry) -> None:
     assert (
         component_config(registry.variants.get_value("sd21"), "scheduler")["_class_name"] == "DDIMScheduler"
     )
+
+
+def test_weights_that_lie_beside_the_configs_stay_where_they_are(registry: Registry) -> None:
+    with component_folder(build_registry().variants.get_value("mini"), "epsilon") as folder:
+        assert (folder / "unet" / "config.json").exists()
+        assert list(folder.rglob("*.safetensors")) == []

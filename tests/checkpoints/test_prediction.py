@@ -177,6 +177,14 @@ def test_rung_7_the_value_of_one_tensor(
         assert "too near the threshold to decide" in found.question()
 
 
+def test_the_value_rung_is_for_text_to_image_alone(registry: Registry, tmp_path: Path) -> None:
+    found = inspect(
+        single_file(tmp_path / "x.safetensors", "sd21-instruct-pix2pix", spread=0.15), registry=registry
+    )
+    assert (found.variant, found.prediction_type) == ("sd21-instruct-pix2pix", None)
+    assert all(evidence.source != "value" for evidence in found.evidence)
+
+
 def test_earlier_rungs_go_before_later_ones(registry: Registry, tmp_path: Path) -> None:
     path = single_file(
         tmp_path / "x.safetensors", spread=0.15, extra={"v_pred": (0,)}, modelspec__prediction_type="epsilon"

@@ -18,8 +18,8 @@ from linzoo.registry import Registry, build_registry
 
 MODULES = ("linzoo_sd15", "linzoo_sd21", "linzoo_sdxl")
 VARIANTS = (
-    "sd15", "sd15-inpaint", "sd15-instruct-pix2pix", "sd21", "sd21-inpaint", "sdxl", "sdxl-inpaint",
-    "sdxl-instruct-pix2pix",
+    "sd15", "sd15-inpaint", "sd15-instruct-pix2pix", "sd21", "sd21-inpaint",
+    "sd21-instruct-pix2pix", "sdxl", "sdxl-inpaint", "sdxl-instruct-pix2pix",
 )  # fmt: skip
 FULL = {"sd15": 16, "sd21": 16, "sdxl": 70}
 

@@ -9,7 +9,7 @@ export HF_HUB_OFFLINE := 1
 export HF_HUB_DISABLE_TELEMETRY := 1
 export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: help demo test test-slow check format docs mini bench-convert lock clean
+.PHONY: help demo test test-slow check format docs mini bench-convert gpu-pack lock clean
 
 help: ## Print this list.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -42,6 +42,11 @@ mini: $(READY) ## Train the shipped model from scratch (minutes on a GPU, hours 
 
 bench-convert: $(READY) ## Memory and time of convert against cp and against diffusers (needs 30 GB of disk).
 	$(BIN)/python benchmarks/convert.py
+
+gpu-pack: $(READY) ## Collect in out/gpu what benchmarks/on_gpu.sh needs on a machine without a network.
+	$(BIN)/python -m linzoo_recipes.mini fetch --out out/gpu
+	$(BIN)/python -m pip download --quiet --no-deps --only-binary=:all: --dest out/gpu/wheels \
+	  --constraint requirements.lock diffusers resvg-py ml-dtypes pluggy
 
 lock: $(READY) ## Write requirements.lock from the environment.
 	{ head -n 1 requirements.lock; \

@@ -42,18 +42,19 @@ class Handle:
         self.linfusion = linfusion
         self.source = source
         self.min_tokens = min_tokens
+        self._unloaded = False
         mount(unet, linfusion, min_tokens=min_tokens)
 
     @property
     def modules(self) -> dict[str, MountedAttention]:
         """The mounted layers by name; empty after :meth:`unload`."""
-        return mounted_layers(self.unet)
+        return {} if self._unloaded else mounted_layers(self.unet)
 
     @contextlib.contextmanager
     def disabled(self) -> Iterator[None]:
         """The teacher again, for the length of a ``with`` block: a stock UNet, which may be drawn with or saved.
 
-        Does nothing to a UNet that is already without LinFusion.
+        Does nothing where the teacher stands already: in another such block, or after :meth:`unload`.
         """
         if not self.modules:
             yield
@@ -62,11 +63,17 @@ class Handle:
         try:
             yield
         finally:
-            mount(self.unet, self.linfusion, min_tokens=self.min_tokens)
+            if not self._unloaded:
+                mount(self.unet, self.linfusion, min_tokens=self.min_tokens)
 
     def unload(self) -> None:
-        """Give the teacher's attentions back for good; see :func:`linzoo.attention.mount.unmount`."""
-        unmount(self.unet)
+        """Give the teacher's attentions back for good; see :func:`linzoo.attention.mount.unmount`.
+
+        The handle has no part in what is mounted in the UNet later.
+        """
+        if not self._unloaded:
+            unmount(self.unet)
+            self._unloaded = True
 
     def __repr__(self) -> str:
         layers = len(self.modules)

@@ -6,12 +6,14 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn import functional as F  # noqa: N812
 
 from linzoo.attention.errors import UnsupportedAttentionError
 
-LEAVES = {"to_q": "to_q", "to_k": "to_k", "to_v": "to_v", "to_out": "to_out.0"}
-"""Name of each linear layer that softmax and linear attention have in common, and its path in an ``Attention``."""
+LEAVES = {"q": "to_q", "k": "to_k", "v": "to_v", "out": "to_out.0"}
+"""Path in an ``Attention`` of each linear layer that softmax and linear attention have in common.
+
+The short names are the teacher's leaves' own: a LoRA on "to_q" must not find ``teacher.q``, as it would ``teacher.to_q``.
+"""
 
 
 def base_of(leaf: Any) -> Any:
@@ -21,8 +23,8 @@ def base_of(leaf: Any) -> Any:
     return leaf
 
 
-def replace_base(attention: nn.Module, path: str, new: nn.Module) -> Any:
-    """Put another layer below the adapters at ``path``, which stay; return the layer that stood there.
+def replace_base(attention: nn.Module, path: str, new: nn.Module) -> None:
+    """Put another layer below the adapters at ``path``, which stay.
 
     An adapter that is fused into the old layer is taken out of it and fused into the new one.
     """
@@ -37,25 +39,26 @@ def replace_base(attention: nn.Module, path: str, new: nn.Module) -> Any:
     setattr(parent, key, new)
     if fused:
         adapter.merge(adapter_names=fused)
-    return leaf
 
 
 def project(leaf: Any, base: nn.Module | None, x: torch.Tensor) -> torch.Tensor:
     """Apply a leaf with its adapters, but over another base layer; the leaf as it is where ``base`` is None.
 
     Raises:
-        UnsupportedAttentionError: an adapter is no plain product of matrices (DoRA), so that what it adds
-            depends on the base below it.
+        UnsupportedAttentionError: an adapter is no plain product of matrices (DoRA, LoHa), so that linzoo does not
+            know what it adds to another base.
     """
     y: torch.Tensor = leaf(x) if base is None else base(x)
     if base is None or not hasattr(leaf, "base_layer") or leaf.disable_adapters:
         return y
     for name in leaf.merged_adapters or leaf.active_adapters:
-        if name in getattr(leaf, "lora_variant", ()):
+        if not hasattr(leaf, "lora_A") or name in getattr(leaf, "lora_variant", ()):
             raise UnsupportedAttentionError(
-                f"The adapter {name!r} (DoRA or another variant of LoRA) cannot be applied to the softmax "
-                "attention that min_tokens keeps for small sizes; mount with min_tokens=0."
+                f"The adapter {name!r} is no plain LoRA (but DoRA, LoHa or another kind) and cannot be applied to the "
+                "softmax attention that min_tokens keeps for small sizes; mount with min_tokens=0."
             )
         if name in leaf.lora_A:
-            y = y + F.linear(x, leaf.get_delta_weight(name).to(x.dtype))
+            down, up = leaf.lora_A[name], leaf.lora_B[name]
+            added = up(down(leaf.lora_dropout[name](x.to(down.weight.dtype))))
+            y = y + (added * leaf.scaling[name]).to(y.dtype)
     return y

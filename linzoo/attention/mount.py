@@ -10,6 +10,7 @@ then, so that a LoRA which was loaded meanwhile stays too.
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
 from typing import Any, NoReturn
 
 import torch
@@ -48,8 +49,12 @@ def mount(unet: nn.Module, linfusion: LinFusion, *, min_tokens: int = 0) -> dict
     dtype = getattr(unet, "dtype", torch.float32)
     for index, site in enumerate(sites):
         _fit(linfusion.layer(index), site, dtype)
-    for index, site in enumerate(sites):
-        _mount_layer(site, linfusion.mixers[index], linfusion.layer(index), min_tokens)
+    try:
+        for index, site in enumerate(sites):
+            _mount_layer(site, linfusion.mixers[index], linfusion.layer(index), min_tokens)
+    except BaseException:
+        unmount(unet)
+        raise
     vars(unet)["save_pretrained"] = functools.partial(_refuse_to_save, len(sites))
     return mounted_layers(unet)
 
@@ -64,8 +69,9 @@ def unmount(unet: nn.Module) -> None:
         MountError: an offloading or caching hook was put on a mounted layer and is still there.
     """
     layers = mounted_layers(unet)
-    for name, layer in layers.items():
-        _refuse_hooks(name, layer)
+    _refuse_hooks(unet, layers)
+    for layer in layers.values():  # before anything changes: it may run out of memory
+        _move_teacher(layer)
     for layer in layers.values():
         _unmount_layer(layer)
     vars(unet).pop("save_pretrained", None)
@@ -93,7 +99,7 @@ def _checked_names(unet: nn.Module, linfusion: LinFusion) -> list[str]:
     for index, entry in enumerate(linfusion.entries):
         site = modules[entry.module_name]
         _check_site(entry.module_name, site, entry.heads, linfusion.layer(index))
-        _refuse_hooks(entry.module_name, site)
+    _refuse_hooks(unet, {name: modules[name] for name in names})
     return names
 
 
@@ -119,12 +125,12 @@ def _check_site(name: str, site: nn.Module, heads: int, weights: nn.ModuleDict) 
         )
     if site.heads != heads:
         raise MountError(f"{name} has {site.heads} heads in this UNet, but {heads} in the checkpoint.")
-    for leaf, path in LEAVES.items():
+    for path in LEAVES.values():
         new, old = base_of(weights.get_submodule(path)), base_of(site.get_submodule(path))
         shapes = [(each.out_features, each.in_features) for each in (new, old)]
         if shapes[0] != shapes[1]:
             raise MountError(
-                f"{name}.{leaf} is {shapes[1][0]} x {shapes[1][1]} in this UNet, but {shapes[0][0]} x "
+                f"{name}.{path} is {shapes[1][0]} x {shapes[1][1]} in this UNet, but {shapes[0][0]} x "
                 f"{shapes[0][1]} in the checkpoint: the checkpoint is for another variant."
             )
 
@@ -141,26 +147,35 @@ def _fit(weights: nn.ModuleDict, site: Attention, dtype: torch.dtype) -> None:
 def _mount_layer(
     site: Attention, mixer: type[MountedAttention], weights: nn.ModuleDict, min_tokens: int
 ) -> None:
+    """Every step leaves what :func:`_unmount_layer` can undo."""
     _forget_removed_hooks(site)
-    teacher = {}
-    for leaf, path in LEAVES.items():
-        new = weights.get_submodule(path)
-        if base_of(site.get_submodule(path)) is not new:
-            teacher[leaf] = replace_base(site, path, new)
-    for name, child in weights.named_children():
-        if name not in LEAVES:
-            site.add_module(name, child)
-    site.teacher = nn.ModuleDict(teacher) if min_tokens else teacher
+    site.teacher = nn.ModuleDict() if min_tokens else {}
     site.min_tokens = min_tokens
-    site.own_children = tuple(name for name in weights if name not in LEAVES)
+    site.own_children = ()
     site.__class__ = mixer
+    for leaf, path in LEAVES.items():
+        old, new = base_of(site.get_submodule(path)), weights.get_submodule(path)
+        if old is not new:
+            site.teacher[leaf] = old
+            replace_base(site, path, new)
+    common = {path.partition(".")[0] for path in LEAVES.values()}
+    for name, child in weights.named_children():
+        if name not in common:
+            site.add_module(name, child)
+            site.own_children += (name,)
+
+
+def _move_teacher(layer: MountedAttention) -> None:
+    """Bring the teacher's leaves where the layer is by now."""
+    like = base_of(layer.to_q).weight
+    for base in layer.teacher.values():
+        base.to(device=like.device, dtype=like.dtype)
 
 
 def _unmount_layer(layer: MountedAttention) -> None:
     _forget_removed_hooks(layer)
-    like = base_of(layer.to_q).weight
     for leaf, base in layer.teacher.items():
-        replace_base(layer, LEAVES[leaf], base.to(device=like.device, dtype=like.dtype))
+        replace_base(layer, LEAVES[leaf], base)
     for name in ("teacher", "min_tokens", "own_children", *layer.own_children):
         delattr(layer, name)
     layer.__class__ = Attention
@@ -177,15 +192,26 @@ def _equal(old: Any, new: Any) -> bool:
     return torch.equal(old.weight, new.weight) and (old.bias is None or torch.equal(old.bias, new.bias))
 
 
-def _refuse_hooks(name: str, site: nn.Module) -> None:
+def _refuse_hooks(unet: nn.Module, sites: Mapping[str, nn.Module]) -> None:
     """Hooks of offloading, layer-wise casting and caches are made for the layers that they were put on."""
-    for module in site.modules():
-        forward = vars(module).get("forward")
-        if forward is not None and getattr(forward, "__func__", None) is not type(module).forward:
-            raise MountError(
-                f"{name} is under an offloading, casting or caching hook. Load or unload LinFusion before you "
-                "enable offloading, layer-wise casting or caches (or remove those first)."
-            )
+    hooked = [name for name, site in sites.items() if any(map(_has_hooked_forward, site.modules()))]
+    hooked += [name or "The UNet" for name, module in unet.named_modules() if _is_offloaded_as_group(module)]
+    if hooked:
+        raise MountError(
+            f"{hooked[0]} is under an offloading, casting or caching hook. Load or unload LinFusion before you "
+            "enable offloading, layer-wise casting or caches (or remove those first)."
+        )
+
+
+def _has_hooked_forward(module: nn.Module) -> bool:
+    forward = vars(module).get("forward")
+    return forward is not None and getattr(forward, "__func__", None) is not type(module).forward
+
+
+def _is_offloaded_as_group(module: nn.Module) -> bool:
+    """Group offloading keeps a list of the parameters below the module that it was enabled on."""
+    registry = getattr(module, "_diffusers_hook", None)
+    return registry is not None and registry.get_hook("group_offloading") is not None
 
 
 def _forget_removed_hooks(site: nn.Module) -> None:

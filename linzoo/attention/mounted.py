@@ -134,16 +134,16 @@ class MountedAttention(Attention):  # type: ignore[misc]
         """The teacher's attention, operation by operation as diffusers' ``AttnProcessor2_0``."""
         q, k, v = (
             self._project(name, hidden_states).view(*hidden_states.shape[:2], self.heads, -1).transpose(1, 2)
-            for name in ("to_q", "to_k", "to_v")
+            for name in ("q", "k", "v")
         )
         mask = None if bias is None else bias[:, None, None, :]
         attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-        return self._finish(self._project("to_out", attended.transpose(1, 2).flatten(2)))
+        return self._finish(self._project("out", attended.transpose(1, 2).flatten(2)))
 
     def _look_at_itself(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """Perturbed attention guidance: each token attends to itself alone."""
         if hidden_states.shape[1] < self.min_tokens:
-            return self._finish(self._project("to_out", self._project("to_v", hidden_states)))
+            return self._finish(self._project("out", self._project("v", hidden_states)))
         return self._finish(self.to_out[0](self.to_v(hidden_states)))
 
     def _finish(self, output: torch.Tensor) -> torch.Tensor:
@@ -162,10 +162,12 @@ def _key_bias(attention_mask: torch.Tensor | None, hidden_states: torch.Tensor) 
     if attention_mask is None:
         return None
     batch, tokens, _ = hidden_states.shape
-    if tuple(attention_mask.shape) not in {(batch, 1, tokens), (1, 1, tokens)}:
+    over_keys = tuple(attention_mask.shape) in {(batch, 1, tokens), (1, 1, tokens)}
+    if not over_keys or not attention_mask.is_floating_point():
         raise UnsupportedAttentionError(
-            f"An attention mask of shape {tuple(attention_mask.shape)} cannot be used by linear attention over "
-            f"{batch} x {tokens} tokens: only a mask over keys, (batch, 1, tokens), can. Leave attention_mask out."
+            f"An attention mask of shape {tuple(attention_mask.shape)} and type {attention_mask.dtype} cannot be used "
+            f"by linear attention over {batch} x {tokens} tokens: only a mask over keys, (batch, 1, tokens), of numbers "
+            "that are added to the scores, can. Leave attention_mask out."
         )
     return attention_mask[:, 0]
 

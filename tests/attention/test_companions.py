@@ -15,7 +15,7 @@ from diffusers import (
 )
 from diffusers.hooks import HookRegistry, LayerSkipConfig, apply_layer_skip
 from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0, SlicedAttnProcessor
-from peft import LoraConfig
+from peft import LoHaConfig, LoraConfig, PeftConfig
 from tiny import (
     SD_SITES,
     SDXL_SITES,
@@ -157,26 +157,69 @@ def test_a_lora_in_kohyas_names_reaches_the_mounted_layers(tmp_path: Path, calls
     assert torch.equal(picture, draw(reference))
 
 
-def test_a_lora_on_q_and_v_does_not_touch_the_branches(tmp_path: Path) -> None:
+@pytest.mark.parametrize("min_tokens", [0, 17])
+def test_a_lora_on_q_and_v_touches_neither_the_branches_nor_the_teachers_layers(
+    tmp_path: Path, min_tokens: int
+) -> None:
     unet = tiny_unet()
-    handle = linzoo.load(unet, write_linfusion(unet, tmp_path))
+    handle = linzoo.load(unet, write_linfusion(unet, tmp_path), min_tokens=min_tokens)
     unet.add_adapter(LoraConfig(r=2, target_modules=["to_q", "to_v"], init_lora_weights=False))
     wrapped = [name for name, module in unet.named_modules() if hasattr(module, "lora_A")]
     assert not any(".to_q_" in name or ".teacher" in name for name in wrapped)
     assert len([name for name in wrapped if ".attn1." in name]) == 2 * SD_SITES
     handle.unload()
-    assert not any("to_q_" in name for name, _ in unet.named_modules())
+    assert not any("to_q_" in name or "base_layer.base" in name for name, _ in unet.named_modules())
 
 
-def test_dora_is_refused_only_where_the_teachers_softmax_would_need_it(tmp_path: Path) -> None:
+def test_a_lora_with_bias_is_whole_on_the_teachers_softmax(tmp_path: Path) -> None:
     unet = tiny_unet()
-    folder = write_linfusion(unet, tmp_path)
-    handle = linzoo.load(unet, folder, min_tokens=5)
-    unet.add_adapter(LoraConfig(r=2, target_modules=["to_q"], use_dora=True))
+    site = next(iter(self_attentions(unet).values()))
+    unet.add_adapter(LoraConfig(r=2, target_modules=["attn1.to_out.0"], lora_bias=True))
+    up = site.to_out[0].lora_B["default"]
+    up.weight.normal_()
+    up.bias.normal_()
+    x = torch.randn(1, 4, site.query_dim)
+    teacher = site(x)
+    linzoo.load(unet, write_linfusion(unet, tmp_path), min_tokens=5)
+    torch.testing.assert_close(site(x), teacher)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        LoraConfig(r=2, target_modules=["attn1.to_q"], use_dora=True),
+        LoHaConfig(r=2, target_modules=["attn1.to_q"]),
+    ],
+)
+def test_other_adapters_are_refused_only_where_the_teachers_softmax_would_need_them(
+    tmp_path: Path, config: PeftConfig
+) -> None:
+    unet = tiny_unet()
+    handle = linzoo.load(unet, write_linfusion(unet, tmp_path), min_tokens=5)
+    unet.add_adapter(config)
     layer = next(iter(handle.modules.values()))
     layer(torch.zeros(1, 5, layer.query_dim))
-    with pytest.raises(UnsupportedAttentionError, match="DoRA"):
+    with pytest.raises(UnsupportedAttentionError, match="DoRA, LoHa"):
         layer(torch.zeros(1, 4, layer.query_dim))
+
+
+@pytest.mark.filterwarnings("ignore:Already found a .peft_config. attribute")
+def test_adapters_come_and_go_while_mounted(tmp_path: Path) -> None:
+    unet = tiny_unet()
+    before = {name: tensor.clone() for name, tensor in unet.state_dict().items()}
+    handle = linzoo.load(unet, write_linfusion(unet, tmp_path), min_tokens=17)
+    for name in ("a", "b"):
+        unet.add_adapter(LoraConfig(r=2, target_modules=["to_q", "to_out.0"], init_lora_weights=False), name)
+    unet.set_adapters(["a", "b"], [0.5, 0.7])
+    unet.delete_adapters("a")
+    with handle.disabled():
+        unet.delete_adapters("b")
+    assert not any("lora" in name for name in unet.state_dict())
+    unet.unload_lora()
+    handle.unload()
+    after = unet.state_dict()
+    assert list(after) == list(before)
+    assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
 
 
 def ip_adapter(unet: torch.nn.Module) -> dict[str, dict[str, torch.Tensor]]:

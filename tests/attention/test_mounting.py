@@ -14,10 +14,11 @@ from diffusers.models.attention_processor import Attention
 from tiny import CONTEXT, SD_SITES, draw, self_attentions, tiny_sd, tiny_unet, write_linfusion
 
 import linzoo
+from linzoo.attention import mount as mount_module
 from linzoo.attention.errors import MountError, UnsupportedAttentionError
+from linzoo.attention.handle import read_linfusion
 from linzoo.attention.linfusion import LinFusion
 from linzoo.attention.mount import mount, mounted_layers, unmount
-from linzoo.attention.mounted import MountedAttention
 from linzoo.checkpoints.components import component_config
 from linzoo.errors import LinzooError, UsageError
 
@@ -120,6 +121,30 @@ def test_a_second_load_is_refused_with_the_remedy(tmp_path: Path) -> None:
         linzoo.load(unet, folder)
     handle.unload()
     linzoo.load(unet, folder)
+
+
+def test_unloading_inside_disabled_is_for_good(tmp_path: Path) -> None:
+    unet = tiny_unet()
+    handle = linzoo.load(unet, write_linfusion(unet, tmp_path))
+    with pytest.raises(ZeroDivisionError), handle.disabled():
+        raise ZeroDivisionError
+    assert len(handle.modules) == SD_SITES
+    with handle.disabled():
+        handle.unload()
+    assert handle.modules == mounted_layers(unet) == {}
+
+
+def test_an_unloaded_handle_leaves_the_next_checkpoint_alone(tmp_path: Path) -> None:
+    unet = tiny_unet()
+    first = linzoo.load(unet, write_linfusion(unet, tmp_path / "first"))
+    first.unload()
+    second = linzoo.load(unet, write_linfusion(unet, tmp_path / "second", seed=8))
+    student = run(unet)
+    with first.disabled():
+        assert torch.equal(run(unet), student)
+    assert torch.equal(run(unet), student)
+    first.unload()
+    assert (len(first.modules), len(second.modules)) == (0, SD_SITES)
 
 
 def test_a_checkpoint_of_another_variant_is_refused_and_nothing_changes(tmp_path: Path) -> None:
@@ -262,6 +287,20 @@ def test_a_controlnet_is_mounted_like_a_unet(tmp_path: Path, calls: Calls) -> No
     assert torch.equal(conditioned(), teacher)
 
 
+def test_a_controlnet_is_made_of_the_teacher_inside_disabled(tmp_path: Path) -> None:
+    """``from_unet`` copies weights by name: of a mounted UNet it would take the linear attention's."""
+    unet = tiny_unet()
+    stock = ControlNetModel.from_unet(unet, conditioning_embedding_out_channels=(16, 32))
+    handle = linzoo.load(unet, write_linfusion(unet, tmp_path))
+    with pytest.raises(RuntimeError, match="Unexpected key"):
+        ControlNetModel.from_unet(unet, conditioning_embedding_out_channels=(16, 32))
+    with handle.disabled():
+        net = ControlNetModel.from_unet(unet, conditioning_embedding_out_channels=(16, 32))
+    copied = {name: tensor for name, tensor in state(net).items() if not name.startswith("controlnet_")}
+    assert same(copied, {name: state(stock)[name] for name in copied})
+    assert len(handle.modules) == SD_SITES
+
+
 def run_control(net: torch.nn.Module) -> torch.Tensor:
     random = torch.Generator().manual_seed(1)
     latents, text = torch.randn(1, 4, 8, 8, generator=random), torch.randn(1, 5, CONTEXT, generator=random)
@@ -281,9 +320,14 @@ def test_a_key_mask_is_applied_and_another_mask_is_refused(tmp_path: Path) -> No
     torch.testing.assert_close(layer(x, attention_mask=nothing_left), layer(x), atol=1e-6, rtol=1e-5)
     few = layer(x[:, :7], attention_mask=bias[:, :, 5:])  # softmax: fewer tokens than min_tokens
     torch.testing.assert_close(few[:, :4], layer(x[:, :4]), atol=1e-6, rtol=1e-5)
-    for shape in ((2, 12, 12), (2, 1, 7), (3, 1, 12)):
+    for shape, dtype in (
+        ((2, 12, 12), None),
+        ((2, 1, 7), None),
+        ((3, 1, 12), None),
+        ((2, 1, 12), torch.bool),
+    ):
         with pytest.raises(UnsupportedAttentionError, match="only a mask over keys"):
-            layer(x, attention_mask=torch.zeros(shape))
+            layer(x, attention_mask=torch.zeros(shape, dtype=dtype))
     with pytest.raises(UnsupportedAttentionError, match="another sequence"):
         layer(x, encoder_hidden_states=x)
     assert issubclass(UnsupportedAttentionError, LinzooError | NotImplementedError)
@@ -315,6 +359,20 @@ def test_a_layer_under_a_hook_is_refused_until_the_hook_is_gone(tmp_path: Path, 
     assert calls.linear == 0
 
 
+def test_group_offloading_around_a_layer_is_refused_until_it_is_gone(tmp_path: Path) -> None:
+    unet = tiny_unet()
+    folder = write_linfusion(unet, tmp_path)
+    cpu = torch.device("cpu")
+    unet.enable_group_offload(cpu, cpu, offload_type="block_level", num_blocks_per_group=1)
+    with pytest.raises(MountError, match=r"down_blocks\.0 is under an offloading"):
+        linzoo.load(unet, folder)
+    handle = linzoo.load(other := tiny_unet(), folder)
+    other.enable_group_offload(cpu, cpu, offload_type="block_level", num_blocks_per_group=1)
+    with pytest.raises(MountError, match="under an offloading"):
+        handle.unload()
+    assert len(handle.modules) == SD_SITES
+
+
 def test_forward_hooks_stay_through_mounting(tmp_path: Path) -> None:
     unet = tiny_unet()
     seen: list[str] = []
@@ -329,29 +387,47 @@ def test_forward_hooks_stay_through_mounting(tmp_path: Path) -> None:
     assert seen == ["Attention", "GeneralizedLinearAttention"]
 
 
+@pytest.mark.parametrize(
+    ("step", "call"), [("_equal", 10), ("replace_base", 6), ("_mount_layer", 3), ("_has_hooked_forward", 8)]
+)
 def test_mount_is_all_or_nothing_when_it_fails_in_the_middle(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str, call: int
 ) -> None:
-    from linzoo.attention import mount as module
-    from linzoo.attention.handle import read_linfusion
-
     unet = tiny_unet()
     before, teacher = state(unet), run(unet)
     linfusion = read_linfusion(write_linfusion(unet, tmp_path))
-    original, count = module._equal, 0
+    original, count = getattr(mount_module, step), 0
 
-    def fail_late(old: torch.nn.Module, new: torch.nn.Module) -> bool:
+    def fail_late(*args: object) -> object:
         nonlocal count
         count += 1
-        if count == 10:
+        if count == call:
             raise MemoryError
-        return original(old, new)
+        return original(*args)
 
-    monkeypatch.setattr(module, "_equal", fail_late)
+    monkeypatch.setattr(mount_module, step, fail_late)
     with pytest.raises(MemoryError):
         mount(unet, linfusion)
     monkeypatch.undo()
     assert same(state(unet), before)
     assert torch.equal(run(unet), teacher)
-    assert not any(isinstance(each, MountedAttention) for each in unet.modules())
+    assert mounted_layers(unet) == {}
     mount(unet, linfusion)
+
+
+def test_a_teacher_that_cannot_be_moved_back_leaves_all_mounted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unet = tiny_unet()
+    handle = linzoo.load(unet, write_linfusion(unet, tmp_path))
+    student = run(unet)
+
+    def no_room(*_: object, **__: object) -> None:
+        raise MemoryError
+
+    last = list(handle.modules.values())[-1]
+    monkeypatch.setattr(last.teacher["out"], "to", no_room)
+    with pytest.raises(MemoryError), handle.disabled():
+        pytest.fail("the teacher does not stand yet")
+    assert torch.equal(run(unet), student)
+    assert len(handle.modules) == SD_SITES

@@ -114,7 +114,7 @@ SITES = sites_of(toy_config(), unet_manifest(toy_config()))
 def resolve(*rules: AttentionRule, expect: int) -> list[str]:
     registry = toy_registry()
     plan = AttentionPlan(id="p", variant="toy", rules=rules, expect_replaced=expect)
-    home = registry.plugin("linzoo_mixers")
+    home = registry.plugins_called("linzoo_mixers")[0]
     return [each.mixer.id for each in resolve_plan(Registered(plan, home), SITES, registry)]
 
 

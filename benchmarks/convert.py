@@ -1,6 +1,6 @@
 """Memory and time of ``linzoo convert`` beside copying the file, and beside loading and saving it with diffusers.
 
-    python benchmarks/convert.py                 # SD 1.5- and SD-XL-sized files; needs 14 GB of disk for a while
+    python benchmarks/convert.py                 # SD 1.5- and SD-XL-sized files; needs 12 GB of disk for a while
     python benchmarks/convert.py --sizes sd15 --repeats 1
 
 Prints a table and writes ``benchmarks/results/convert-cpu.csv``. The files are UNets in the LDM layout in half
@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import csv
 import os
+import resource
 import shutil
 import subprocess
 import sys
@@ -44,9 +45,10 @@ unet.save_pretrained(out)
 
 @dataclass(frozen=True)
 class Measurement:
-    """One run of a program: seconds from start to end, and the most anonymous memory that it held."""
+    """One run of a program: seconds from start to end, seconds of CPU, and the most anonymous memory that it held."""
 
     seconds: float
+    cpu: float
     anonymous: int
 
 
@@ -81,7 +83,7 @@ def measure(arguments: Sequence[str]) -> Measurement:
     Raises:
         subprocess.CalledProcessError: it failed; its stderr is printed.
     """
-    peak = 0
+    peak, before = 0, _cpu_of_children()
     with tempfile.TemporaryFile() as errors:
         start = time.perf_counter()
         with subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=errors) as process:
@@ -93,7 +95,12 @@ def measure(arguments: Sequence[str]) -> Measurement:
             errors.seek(0)
             sys.stderr.write(errors.read().decode(errors="replace"))
             raise subprocess.CalledProcessError(process.returncode, arguments)
-    return Measurement(seconds, peak)
+    return Measurement(seconds, _cpu_of_children() - before, peak)
+
+
+def _cpu_of_children() -> float:
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
 
 
 def _anonymous(pid: int) -> int:
@@ -136,6 +143,7 @@ def benchmark(size: str, folder: Path, repeats: int) -> list[dict[str, Any]]:
                 "file_mb": round(source.stat().st_size / 1e6),
                 "anonymous_mb": round(max(run.anonymous for run in runs) / 1e6),
                 "seconds": round(min(run.seconds for run in runs), 2),
+                "cpu_seconds": round(min(run.cpu for run in runs), 2),
             }
         )
     source.unlink()
@@ -167,12 +175,14 @@ def main() -> None:
         for size in options.sizes:
             rows += benchmark(size, Path(folder), options.repeats)
     copied = {row["size"]: row["seconds"] for row in rows if row["program"] == "cp"}
-    print("| file | program | peak anonymous memory | time | against cp |\n|---|---|---|---|---|")
+    print(
+        "| file | program | peak anonymous memory | time | against cp | CPU time |\n|---|---|---|---|---|---|"
+    )
     for row in rows:
         ratio = row["seconds"] / copied[row["size"]]
         print(
             f"| {row['size']}, {row['file_mb']:,} MB | {row['program']} | {row['anonymous_mb']:,} MB"
-            f" | {row['seconds']:.1f} s | {ratio:.2f} |"
+            f" | {row['seconds']:.1f} s | {ratio:.2f} | {row['cpu_seconds']:.1f} s |"
         )
     RESULTS.parent.mkdir(exist_ok=True)
     with RESULTS.open("w", newline="") as file:

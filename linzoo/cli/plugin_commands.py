@@ -43,7 +43,9 @@ class PluginCommand(click.Command):
         verbose = not {"-v", "--verbose"}.isdisjoint(args)
         try:
             command = self._candidate.load()
-        except (Exception, SystemExit) as error:
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
             trace = traceback.format_exc() if verbose else ""
             why = f"{type(error).__name__}: {error}"
             raise BrokenCommandError(str(self.name), self.plugin, why, trace) from error

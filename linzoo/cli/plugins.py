@@ -68,29 +68,22 @@ def list_plugins(state: State, everything: bool, no_load: bool, requirements: bo
 @json_option
 @pass_state
 def show_plugin(state: State, name: str, as_json: bool) -> None:
-    """Show one plugin in full: entries, requirements, problems; with -v the traceback of what broke it.
+    """Show a plugin in full.
+
+    Entries, requirements, problems; with -v the traceback of what broke it.
 
     \b
     Examples:
       linzoo plugins show linzoo_mixers
       linzoo plugins show linzoo-kolors -v
     """
-    from linzoo.registry.loading import format_error
-
-    status = state.registry.plugin(name)
+    found = state.registry.plugins_called(name)
     if as_json:
-        echo_json({"schema": 1} | _data(status))
+        echo_json({"schema": 1, "plugins": [_data(each) for each in found]})
         return
-    click.echo(f"{status.label} ({status.origin}, {_state(status)}, {status.ms:.0f} ms)")
-    click.echo(f"  loads: {status.candidate.target}")
-    facts = {"requires": status.candidate.requires, "hooks": status.hooks} | status.provides
-    for word, values in facts.items():
-        if values:
-            click.echo(f"  {word}: {', '.join(values)}")
-    for problem in status.problems:
-        click.echo(f"\n{problem.render()}")
-    if state.verbose and status.error is not None:
-        click.echo(f"\n{format_error(status)}", nl=False)
+    for index, status in enumerate(found):
+        click.echo("\n" * bool(index), nl=False)
+        _show(status, state)
 
 
 @plugins.command("hooks", cls=Command)
@@ -116,6 +109,21 @@ def show_hooks(name: str | None, as_json: bool) -> None:
         print_table(("HOOK", "WHAT IT IS FOR"), rows)
 
 
+def _show(status: PluginStatus, state: State) -> None:
+    from linzoo.registry.loading import format_error
+
+    click.echo(f"{status.label} ({status.origin}, {_state(status)}, {status.ms:.0f} ms)")
+    click.echo(f"  loads: {status.candidate.target}")
+    facts = {"requires": status.candidate.requires, "hooks": status.hooks} | status.provides
+    for word, values in facts.items():
+        if values:
+            click.echo(f"  {word}: {', '.join(values)}")
+    for problem in status.problems:
+        click.echo(f"\n{problem.render()}")
+    if state.verbose and status.error is not None:
+        click.echo(f"\n{format_error(status)}", nl=False)
+
+
 def _print_requirements() -> None:
     from linzoo.registry.candidates import installed_candidates
 
@@ -139,8 +147,12 @@ def _state(status: PluginStatus) -> str:
 
 
 def _counts(status: PluginStatus) -> str:
+    """Entries by kind, then the hooks that are asked when something happens."""
+    from linzoo.registry.kinds import DECLARATIONS
+
     counted = ((len(ids), kind) for kind, ids in status.provides.items())
-    return ", ".join(f"{count} {kind.removesuffix('s') if count == 1 else kind}" for count, kind in counted)
+    entries = [f"{count} {kind.removesuffix('s') if count == 1 else kind}" for count, kind in counted]
+    return ", ".join([*entries, *(hook for hook in status.hooks if hook not in DECLARATIONS)])
 
 
 def _data(status: PluginStatus) -> dict[str, Any]:

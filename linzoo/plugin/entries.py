@@ -32,7 +32,7 @@ class Entry(Spec):
     def __post_init__(self) -> None:
         check_id(f"{type(self).__name__}.id", self.id)
         Spec.__post_init__(self)
-        if "\n" in self.summary:
+        if len(self.summary.splitlines()) > 1:
             raise SpecError(f"{type(self).__name__}.summary must be one line, got {shown(self.summary)}")
 
 

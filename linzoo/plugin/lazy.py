@@ -50,7 +50,9 @@ class LazyRef(Spec):
             value: Any = importlib.import_module(module)
             for name in path.split("."):
                 value = getattr(value, name)
-        except (Exception, SystemExit) as error:
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
             hint = f"\n  {self.hint}" if self.hint else ""
             raise PluginError(
                 f"cannot load '{self.target}': {type(error).__name__}: {error} [LZP501]{hint}"
@@ -91,7 +93,9 @@ class Resource(Spec):
         """
         try:
             spec = importlib.util.find_spec(self.package)
-        except (Exception, SystemExit) as error:  # a package is imported on the way to what lies in it
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # a package is imported on the way to what lies in it
             why = f"{type(error).__name__}: {error}"
             raise PluginError(
                 f"cannot open resource '{self.path}': package '{self.package}' cannot be found ({why})"

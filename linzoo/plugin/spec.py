@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import re
 import types
 import typing
@@ -15,6 +16,7 @@ from linzoo.plugin.frozen import freeze
 ID = re.compile(r"[a-z0-9]+(?:[._-][a-z0-9]+)*")
 REFERENCE = re.compile(rf"(?:[A-Za-z0-9][A-Za-z0-9._-]*::)?{ID.pattern}")
 
+_PLAIN = (type(None), bool, int, float, str)
 _WORDS: dict[Any, str] = {
     str: "a string",
     int: "a whole number",
@@ -130,9 +132,9 @@ def _check_plain(where: str, value: Any) -> None:
     elif isinstance(value, tuple):
         for index, item in enumerate(value):
             _check_plain(f"{where}[{index}]", item)
-    elif not (value is None or isinstance(value, bool | int | float | str)):
+    elif type(value) not in _PLAIN or (isinstance(value, float) and not math.isfinite(value)):
         raise SpecError(
-            f"{where} must be plain data (None, bool, int, float, str, list, dict), got {shown(value)}",
+            f"{where} must be plain data (None, bool, int, finite float, str, list, dict), got {shown(value)}",
             "LZP306",
         )
 
@@ -142,9 +144,13 @@ def _fits(value: Any, hint: Any) -> bool:
     if origin in (Union, types.UnionType):
         return any(_fits(value, each) for each in typing.get_args(hint))
     if origin is Literal:
-        return value in typing.get_args(hint)
-    if isinstance(value, bool):
-        return hint is bool
+        return type(value) is str and value in typing.get_args(hint)
+    if hint in (
+        bool,
+        int,
+        str,
+    ):  # not the member of an enum, nor any other subclass that JSON and YAML cannot hold
+        return type(value) is hint
     return isinstance(value, hint)
 
 
@@ -168,7 +174,10 @@ def describe(hint: Any) -> str:
 
 def shown(value: Any) -> str:
     """A value as it is shown in a message: on one line, and not all of it where it is long."""
-    text = " ".join(repr(value).split())
+    try:
+        text = " ".join(repr(value).split())
+    except Exception:  # a class of a plugin may do anything when it is printed
+        text = object.__repr__(value)
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 

@@ -61,7 +61,7 @@ def build_registry(
     loaded = [loader.load(candidate) for candidate in candidates]
     catalogs = _commit(loaded)
     while fault := find_dangling(catalogs) or find_circle(catalogs["variants"]):
-        loader.refuse(*fault, fault[1])
+        loader.refuse(*fault)
         catalogs = _commit(loaded)
     _note_shared_ids(catalogs.values(), loader)
     return Registry(manager, [status for status, _ in loaded], catalogs, switches.warnings(candidates), trace)

@@ -119,13 +119,12 @@ def _names_with(group: str, path: list[str]) -> Iterator[str]:
 
 
 def _candidates_of(dist: importlib.metadata.Distribution, name: str, group: str) -> Iterator[Candidate]:
-    found = functools.partial(
-        Candidate, dist=name, version=dist.version, origin="entry-point", requires=tuple(dist.requires or ())
-    )
+    found = functools.partial(Candidate, dist=name, version="", origin="entry-point")
     try:
+        found = functools.partial(found, version=dist.version or "", requires=tuple(dist.requires or ()))
         points = {point.name: point for point in dist.entry_points.select(group=group)}
     except Exception as error:
-        why = f"entry_points.txt cannot be read: {error}"
+        why = f"its metadata cannot be read: {error}"
         yield found(name=name, target=group, load=lambda: _refuse(why))
         return
     for point in points.values():
@@ -158,6 +157,6 @@ def _load_file(name: str, path: Path) -> Any:
     try:
         spec.loader.exec_module(module)
     except BaseException:
-        del sys.modules[name]
+        sys.modules.pop(name, None)
         raise
     return module

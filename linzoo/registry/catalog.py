@@ -23,7 +23,7 @@ class AmbiguousIdError(PluginError):
     """Two plugins provide the id; the message has the full names that tell them apart."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Registered(Generic[E]):
     """An entry with the plugin that it came from."""
 
@@ -50,7 +50,7 @@ def hints(name: str, known: Iterable[Registered[Any]], plugins: Iterable[PluginS
             lines.append(f"plugin {plugin.label} failed to load and may provide it: {plugin.problem}")
         elif plugin.state == "disabled":
             lines.append(f"plugin {plugin.label} is disabled and may provide it")
-    return lines
+    return lines or ["all ids: linzoo list"]
 
 
 class Catalog(Generic[E]):
@@ -63,6 +63,9 @@ class Catalog(Generic[E]):
         self.word = word
         self._entries = tuple(sorted(entries, key=lambda each: (each.value.id, normalise(each.plugin.name))))
         self._plugins = plugins
+        self._by_id: dict[str, list[Registered[E]]] = {}
+        for each in self._entries:
+            self._by_id.setdefault(each.value.id, []).append(each)
 
     def __iter__(self) -> Iterator[Registered[E]]:
         return iter(self._entries)
@@ -101,10 +104,7 @@ class Catalog(Generic[E]):
 
     def shared_ids(self) -> dict[str, list[Registered[E]]]:
         """The ids that more than one plugin provides."""
-        by_id: dict[str, list[Registered[E]]] = {}
-        for each in self:
-            by_id.setdefault(each.value.id, []).append(each)
-        return {name: group for name, group in by_id.items() if len(group) > 1}
+        return {id: group for id, group in self._by_id.items() if len(group) > 1}
 
     def hints(self, name: str) -> list[str]:
         """What may help somebody who asked for an id that is not there."""
@@ -112,7 +112,7 @@ class Catalog(Generic[E]):
 
     def _hits(self, name: str) -> list[Registered[E]]:
         plugin, qualified, id = name.rpartition("::")
-        return [each for each in self if each.value.id == id and (not qualified or each.is_from(plugin))]
+        return [each for each in self._by_id.get(id, ()) if not qualified or each.is_from(plugin)]
 
     def _ambiguous(self, name: str, hits: list[Registered[E]]) -> str:
         lines = [f"{self.word} '{name}' is provided by {len(hits)} plugins [LZP403]"]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import contextlib
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import pluggy
@@ -30,38 +31,40 @@ def collect(manager: pluggy.PluginManager, key: str, trace: Tracer) -> Entries:
     for kind in KINDS:
         found: dict[str, Entry] = {}
         for impl in getattr(manager.hook, kind.hook).get_hookimpls():
-            if impl.plugin_name != key:
-                continue
-            for entry in _ask(kind, impl.function, key, trace):
-                if entry.id in found:
-                    words = {"hook": kind.hook, "id": entry.id, "type": kind.type.__name__}
-                    raise Fault("LZP304", place(impl.function), **words)
-                found[entry.id] = entry
+            if impl.plugin_name == key:
+                with _guard(kind), trace(kind.hook, key) as traced:
+                    traced.answer = [*_ask(kind, impl.function, found)]
         if found:
             entries[kind.name] = list(found.values())
     return entries
 
 
-def _ask(kind: Kind, function: Any, key: str, trace: Tracer) -> list[Entry]:
-    words = {"hook": kind.hook, "type": kind.type.__name__, "stage": kind.hook}
+@contextlib.contextmanager
+def _guard(kind: Kind) -> Iterator[None]:
     try:
-        with trace(kind.hook, key) as traced:
-            answer = function()
-            traced.answer = answer = list(answer) if _is_listing(answer) else answer
+        yield
+    except (Fault, SystemExit, KeyboardInterrupt):
+        raise
     except SpecError as error:
-        raise Fault(error.code, cause=str(error), **words) from error
-    except Exception as error:
-        raise Fault("LZP308", cause=brief(error), **words) from error
-    if not isinstance(answer, list):
+        raise Fault.of_spec(error, kind.hook) from error
+    except BaseException as error:
+        raise Fault("LZP308", hook=kind.hook, cause=brief(error)) from error
+
+
+def _ask(kind: Kind, function: Any, found: dict[str, Entry]) -> Iterator[Entry]:
+    """Add what one function declares to ``found``; each entry is looked at before the next is asked for."""
+    words = {"hook": kind.hook, "type": kind.type.__name__}
+    answer = function()
+    if not isinstance(answer, Iterable) or isinstance(answer, str | bytes | Mapping):
         raise Fault("LZP301", place(function), got=describe(answer), **words)
     for index, item in enumerate(answer):
         if not isinstance(item, kind.type):
             raise Fault("LZP302", place(function), got=describe(item), index=index, **words)
-    return answer
-
-
-def _is_listing(answer: Any) -> bool:
-    return isinstance(answer, Iterable) and not isinstance(answer, str | bytes | Mapping)
+        kind.type.__post_init__(item)  # a subclass may have left its fields unchecked
+        if item.id in found:
+            raise Fault("LZP304", place(function), id=item.id, **words)
+        found[item.id] = item
+        yield item
 
 
 def describe(value: Any) -> str:

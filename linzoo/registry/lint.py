@@ -52,20 +52,25 @@ def place(function: Any) -> str:
 def _functions(manager: pluggy.PluginManager, plugin: Any) -> Iterator[tuple[str, Any, Any]]:
     for name in dir(plugin):
         options = manager.parse_hookimpl_opts(plugin, name)
-        member = inspect.getattr_static(plugin, name)
+        member = inspect.getattr_static(plugin, name, None)  # None for what a module's __getattr__ makes
         if options is not None or inspect.isroutine(member):
             yield name, getattr(plugin, name), options
 
 
 def _lint_arguments(hook: str, known: tuple[str, ...], function: Any) -> None:
+    """What a hook is asked with is given by position, and never to an argument that has a default."""
     for argument in inspect.signature(function).parameters.values():
-        optional = argument.default is not argument.empty or argument.kind in (
+        needed = argument.default is argument.empty and argument.kind not in (
             argument.VAR_POSITIONAL,
             argument.VAR_KEYWORD,
         )
-        if argument.name not in known and not optional:
+        given = needed and argument.kind is not argument.KEYWORD_ONLY
+        if not given if argument.name in known else needed:
+            written = str(argument.replace(annotation=argument.empty))
+            if argument.kind is argument.KEYWORD_ONLY:
+                written = f"*, {written}"
             signature = f"{hook}({', '.join(known)})"
-            raise Fault("LZP204", place(function), hook=hook, argument=argument.name, signature=signature)
+            raise Fault("LZP204", place(function), hook=hook, argument=written, signature=signature)
 
 
 def _suggestion(manager: pluggy.PluginManager, hook: str) -> str:

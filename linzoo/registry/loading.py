@@ -54,14 +54,16 @@ class Loader:
             # What a plugin prints must not end up in the JSON that a command prints.
             with contextlib.redirect_stdout(sys.stderr):
                 entries = self._take_in(status)
-        except (Exception, SystemExit) as error:
-            self.refuse(status, _as_fault(error), error)
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
+            self.refuse(status, _as_fault(error))
         for problem in status.problems:
             self.enforce(problem)
         status.ms = (time.perf_counter() - start) * 1000
         return status, entries
 
-    def refuse(self, status: PluginStatus, fault: Fault, error: BaseException) -> None:
+    def refuse(self, status: PluginStatus, fault: Fault) -> None:
         """Note why a plugin is left out, and forget its hooks.
 
         Raises:
@@ -69,7 +71,7 @@ class Loader:
         """
         if status in self._registered:
             self._manager.unregister(self._registered.pop(status))
-        status.error = error.__cause__ if isinstance(error, Fault) else error
+        status.error = fault.__cause__
         where = fault.where or _place(status.error)
         problem = make_problem(fault.code, status.name, status.version, where, **fault.values)
         wanted = _unmet_requirement(status.candidate)
@@ -77,12 +79,12 @@ class Loader:
             words = {"wanted": wanted, "have": __version__, "cause": problem.message}
             problem = make_problem("LZP103", status.name, status.version, where, **words)
         status.note(problem)
-        self.enforce(problem, error)
+        self.enforce(problem, status.error)
 
-    def enforce(self, problem: Problem, error: BaseException | None = None) -> None:
+    def enforce(self, problem: Problem, cause: BaseException | None = None) -> None:
         """Raise the problem as a PluginError where ``LINZOO_STRICT_PLUGINS`` is set."""
         if self._switches.strict:
-            raise PluginError(problem.render()) from error
+            raise PluginError(problem.render()) from cause
 
     def _take_in(self, status: PluginStatus) -> Entries:
         candidate, manager = status.candidate, self._manager
@@ -105,11 +107,12 @@ class Loader:
 def _as_fault(error: BaseException) -> Fault:
     if isinstance(error, Fault):
         return error
-    if isinstance(error, SystemExit):
-        return Fault("LZP102", cause=error.code)
     if isinstance(error, SpecError):
-        return Fault(error.code, stage="import", cause=str(error))
-    return Fault("LZP101", cause=brief(error))
+        fault = Fault.of_spec(error, "import")
+    else:
+        fault = Fault("LZP102" if isinstance(error, SystemExit) else "LZP101", cause=brief(error))
+    fault.__cause__ = error
+    return fault
 
 
 def _place(error: BaseException | None) -> str:
@@ -126,16 +129,16 @@ def _unmet_requirement(candidate: Candidate) -> str:
     """The version specifier that a distribution wants of linzoo, where this linzoo does not meet it."""
     if not candidate.requires:
         return ""
-    from packaging.requirements import InvalidRequirement, Requirement
+    from packaging.requirements import Requirement
 
     for line in candidate.requires:
         try:
             requirement = Requirement(line)
-        except InvalidRequirement:
+            applies = requirement.name.lower() == "linzoo" and (
+                requirement.marker is None or requirement.marker.evaluate({"extra": ""})
+            )
+        except ValueError:  # packaging's errors for what it cannot read, or compare
             continue
-        applies = requirement.name.lower() == "linzoo" and (
-            requirement.marker is None or requirement.marker.evaluate({"extra": ""})
-        )
         if applies and not requirement.specifier.contains(__version__, prereleases=True):
             return str(requirement.specifier)
     return ""

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Literal
 
+from linzoo.plugin import SpecError
+
 Severity = Literal["error", "warning"]
 
 
@@ -36,7 +38,7 @@ _TABLE = (
     Code(
         "LZP102",
         "The plugin ends the program",
-        "ends the program while it is loaded (SystemExit: {cause})",
+        "ends the program while it is loaded ({cause})",
         "repair or uninstall it; LINZOO_DISABLE_PLUGINS={name} leaves it out",
         "The module, or one of its hooks, calls `sys.exit` while plugins are loaded. linzoo goes on without it. "
         "Raise an exception that says what is missing instead.",
@@ -83,7 +85,8 @@ _TABLE = (
         "An argument that the hook does not have",
         "hook '{hook}' has no argument '{argument}'",
         "its signature is {signature}",
-        "Arguments are matched by name. An implementation may leave arguments out, and may not add any.",
+        "Arguments are matched by name. An implementation may leave arguments out, and may not add any. One with a "
+        "default, or behind a `*`, would never be given.",
     ),
     Code(
         "LZP205",
@@ -223,13 +226,24 @@ class Problem:
 
 
 class Fault(Exception):  # noqa: N818 (never leaves the registry)
-    """Raised inside the registry where a plugin turns out to be wrong; becomes a :class:`Problem`."""
+    """Raised inside the registry where a plugin turns out to be wrong; becomes a :class:`Problem`.
+
+    Its cause is what the plugin itself raised.
+    """
 
     def __init__(self, code: str, where: str = "", **values: Any) -> None:
         super().__init__(code)
         self.code = code
         self.where = where
         self.values = values
+
+    @classmethod
+    def of_spec(cls, error: SpecError, stage: str) -> Fault:
+        """What a dataclass of a plugin finds wrong with its own fields, in a hook or while it is imported."""
+        code: Any = getattr(error, "code", None)  # a plugin may raise one of its own making
+        if code not in ("LZP303", "LZP305", "LZP306"):
+            code = "LZP307"
+        return cls(code, cause=first_line(error), stage=stage)
 
 
 def make_problem(code: str, name: str, version: str, where: str = "", **values: Any) -> Problem:
@@ -247,5 +261,13 @@ def make_problem(code: str, name: str, version: str, where: str = "", **values: 
 
 def brief(error: BaseException) -> str:
     """Name an exception in one line."""
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+    line = first_line(error)
+    return f"{type(error).__name__}: {line}" if line else type(error).__name__
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of what an exception says; empty where it says nothing, or fails at that too."""
+    try:
+        return next(iter(str(error).strip().splitlines()), "")
+    except Exception:
+        return ""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from graphlib import CycleError, TopologicalSorter
 from typing import Any
 
 from linzoo.plugin import AttentionPlan, DistillRecipe, Entry, InitRecipe, Variant
@@ -40,12 +42,17 @@ def find_dangling(catalogs: Catalogs) -> tuple[PluginStatus, Fault] | None:
 
 def find_circle(variants: Catalog[Variant]) -> tuple[PluginStatus, Fault] | None:
     """Find variants whose ``refines`` and ``before`` lead back to themselves (LZP402)."""
-    done: set[str] = set()
-    for start in variants:
-        path = _walk(variants, start, [], done)
-        if path:
-            words = " -> ".join(f"'{each.value.id}'" for each in path)
-            return path[0].plugin, Fault("LZP402", path=words)
+    order: TopologicalSorter[Registered[Variant]] = TopologicalSorter()
+    for here in variants:
+        for name in _earlier(here.value):
+            with contextlib.suppress(AmbiguousIdError):
+                order.add(variants.resolve(name, here.plugin), here)
+    try:
+        order.prepare()
+    except CycleError as error:
+        path = _from_first(error.args[1][:-1], variants)
+        words = " -> ".join(f"'{each.value.id}'" for each in [*path, path[0]])
+        return path[0].plugin, Fault("LZP402", path=words)
     return None
 
 
@@ -74,24 +81,9 @@ def _earlier(variant: Variant) -> tuple[str, ...]:
     return (*([variant.refines] if variant.refines is not None else []), *variant.before)
 
 
-def _walk(
-    variants: Catalog[Variant],
-    here: Registered[Variant],
-    path: list[Registered[Variant]],
-    done: set[str],
+def _from_first(
+    circle: Sequence[Registered[Variant]], variants: Catalog[Variant]
 ) -> list[Registered[Variant]]:
-    """Depth first; return the circle that ``here`` closes, or nothing."""
-    if here in path:
-        return [*path[path.index(here) :], here]
-    if here.full_id in done:
-        return []
-    for name in _earlier(here.value):
-        try:
-            following = variants.resolve(name, here.plugin)
-        except AmbiguousIdError:
-            continue
-        circle = _walk(variants, following, [*path, here], done)
-        if circle:
-            return circle
-    done.add(here.full_id)
-    return []
+    """The circle, told from the one of its variants that lists show first."""
+    start = circle.index(next(each for each in variants if each in circle))
+    return [*circle[start:], *circle[:start]]

@@ -70,18 +70,22 @@ class Registry:
         """The catalog of a kind, by its name on the command line: ``variants``, ``plans``, …"""
         return self._catalogs[kind]
 
-    def plugin(self, name: str) -> PluginStatus:
-        """Find a plugin by the name of its distribution or entry point.
+    def plugins_called(self, name: str) -> tuple[PluginStatus, ...]:
+        """Find plugins by the name of a distribution or entry point; several may have it.
 
         Raises:
             UnknownIdError: there is none of that name.
         """
         wanted = normalise(name)
-        for status in self.plugins:
-            if wanted in map(normalise, (status.name, status.candidate.name, status.candidate.key)):
-                return status
-        known = ", ".join(status.name for status in self.plugins)
-        raise UnknownIdError(f"no plugin is called '{name}'; installed are: {known or 'none'}")
+        found = tuple(
+            status
+            for status in self.plugins
+            if wanted in map(normalise, (status.name, status.candidate.name, status.candidate.key))
+        )
+        if not found:
+            known = ", ".join(status.name for status in self.plugins)
+            raise UnknownIdError(f"no plugin is called '{name}'; installed are: {known or 'none'}")
+        return found
 
     def find(self, name: str) -> list[tuple[Kind, Registered[Entry]]]:
         """Find entries of any kind by id or full name.
@@ -102,12 +106,13 @@ class Registry:
         return found
 
     def lineage(self, variant: str) -> tuple[Registered[Variant], ...]:
-        """The variant, the one that it refines, the one that that refines, and so on."""
+        """The variant, the one that it refines, the one that that refines, and so on, as far as names are clear."""
         here = self.variants[variant]
         line = [here]
-        while here.value.refines is not None:
-            here = self.variants.resolve(here.value.refines, here.plugin)
-            line.append(here)
+        with contextlib.suppress(AmbiguousIdError):
+            while here.value.refines is not None:
+                here = self.variants.resolve(here.value.refines, here.plugin)
+                line.append(here)
         return tuple(line)
 
     def plans_for(self, variant: str) -> tuple[Registered[AttentionPlan], ...]:
@@ -138,7 +143,9 @@ class Registry:
         try:
             with self._trace("linzoo_load_teacher", asked, request) as traced:
                 answer = traced.answer = hook(request=request)
-        except (Exception, SystemExit) as error:
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
             raise self._blame(error, impls, "linzoo_load_teacher") from error
         if answer is None:
             raise PluginError(f"no plugin loads a teacher from '{request.source}' (asked: {asked or 'none'})")
@@ -157,7 +164,9 @@ class Registry:
         for plugin, ask in self._impls("linzoo_card_sections", card):
             try:
                 answers = _listed(ask(), CardSection)
-            except (Exception, SystemExit) as error:
+            except KeyboardInterrupt:
+                raise
+            except BaseException as error:
                 warnings.warn(
                     f"the card goes without the sections of plugin {plugin.label}: {brief(error)}",
                     stacklevel=2,
@@ -176,7 +185,9 @@ class Registry:
         for plugin, ask in self._impls("linzoo_distill_callbacks", run):
             try:
                 callbacks += _listed(ask(), Callable)
-            except (Exception, SystemExit) as error:
+            except KeyboardInterrupt:
+                raise
+            except BaseException as error:
                 raise _failed(plugin, "linzoo_distill_callbacks", error) from error
         return tuple(callbacks)
 
@@ -191,7 +202,9 @@ class Registry:
                 ask()
             except Veto as veto:
                 raise PluginError(f"plugin {plugin.label} stops the push to '{plan.repo}': {veto}") from veto
-            except (Exception, SystemExit) as error:
+            except KeyboardInterrupt:
+                raise
+            except BaseException as error:
                 raise PluginError(
                     f"nothing is pushed to '{plan.repo}', since plugin {plugin.label} could not look at it: "
                     f"{brief(error)}"

@@ -40,7 +40,7 @@ def aloud(hook: str, plugin: str, *arguments: Any) -> Iterator[Traced]:
         yield traced
         outcome = _answer(traced.answer)
     except BaseException as error:
-        outcome = f"raised {error!r}"
+        outcome = f"raised {shown(error)}"
         raise
     finally:
         ms = (time.perf_counter() - start) * 1000

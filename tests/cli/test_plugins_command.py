@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 
 from click.testing import CliRunner, Result
-from dists import Site, mixer
+from dists import HEAD, Site, mixer
 
+from linzoo._version import __version__
 from linzoo.cli.main import main
 
 
@@ -114,9 +115,26 @@ def test_show_of_a_broken_plugin_has_the_problem_in_full_and_with_v_the_tracebac
 
 def test_show_json_is_a_row_of_list_json(site: Site) -> None:
     site.add("linzoo-a", mixer("gla"))
-    shown = json.loads(plugins("show", "linzoo-a", "--json").stdout)
-    assert shown["provides"] == {"mixers": ["gla"]}
-    assert shown["schema"] == 1
+    data = json.loads(plugins("show", "linzoo-a", "--json").stdout)
+    assert data["schema"] == 1
+    assert [each["provides"] for each in data["plugins"]] == [{"mixers": ["gla"]}]
+
+
+def test_show_shows_all_plugins_of_one_name(site: Site) -> None:
+    """The broken one is what the user came for, and it may not be the first."""
+    site.add("linzoo-kolors", "raise ImportError('no triton')", entry="mixers")
+    lines = plugins("show", "mixers", "-q").stdout.splitlines()
+    assert [line.split(" (")[0] for line in lines if " ms)" in line] == [
+        f"linzoo_mixers {__version__}",
+        "linzoo-kolors 1.0",
+    ]
+    assert "error[LZP101] linzoo-kolors 1.0: cannot be imported: ImportError: no triton" in lines
+
+
+def test_list_tells_the_hooks_that_declare_nothing(site: Site) -> None:
+    site.add("linzoo-legal", HEAD + "@hookimpl\ndef linzoo_before_push(plan): pass\n")
+    (row,) = (row for row in plugins("list", "-q").stdout.splitlines() if row.startswith("linzoo-legal "))
+    assert row.split()[3:-1] == ["ok", "linzoo_before_push"]
 
 
 def test_hooks_are_listed_and_explained() -> None:

@@ -122,7 +122,7 @@ class TestTutorial:
 
     def test_it_is_well_in_every_respect(self, installed: Path, build: Callable[..., Registry]) -> None:
         registry = build("linzoo_sd15", "linzoo_mixers", env={"LINZOO_STRICT_PLUGINS": "1"})
-        status = registry.plugin("linzoo-bksdm")
+        status = registry.plugins_called("linzoo-bksdm")[0]
         assert (status.label, status.state, status.problems) == ("linzoo-bksdm 0.1", "ok", [])
         assert registry.variants.get_value("bk-sdm-small").components.locate().is_dir()
 
@@ -144,7 +144,7 @@ class TestTutorial:
     ) -> None:
         misspelled = files["linzoo_bksdm.py"].replace("def linzoo_variants", "def linzoo_variant")
         site.add("linzoo-bksdm", misspelled, version="0.1")
-        (problem,) = build("linzoo_sd15", "linzoo_mixers").plugin("bksdm").problems
+        (problem,) = build("linzoo_sd15", "linzoo_mixers").plugins_called("bksdm")[0].problems
         shown = problem.render().replace(f"{site.folder}/", "")
         assert f"```\n{shown}\n```" in (PLUGINS / "tutorial.md").read_text()
 

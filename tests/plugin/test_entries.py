@@ -92,7 +92,7 @@ WRONG: list[tuple[type, str, Any, str]] = [
         "component_overrides",
         {"unet": {"x": {1}}},
         "Variant.component_overrides['unet']['x'] must be plain data "
-        "(None, bool, int, float, str, list, dict), got {1}",
+        "(None, bool, int, finite float, str, list, dict), got {1}",
     ),
     (
         Variant,
@@ -165,7 +165,7 @@ WRONG: list[tuple[type, str, Any, str]] = [
         "options",
         {"dtype": object},
         "AttentionRule.options['dtype'] must be plain data "
-        "(None, bool, int, float, str, list, dict), got <class 'object'>",
+        "(None, bool, int, finite float, str, list, dict), got <class 'object'>",
     ),
     (AttentionRule, "options", {"a": {2: 3}}, "AttentionRule.options['a'] must have strings as keys, got 2"),
     (AttentionPlan, "variant", "", "AttentionPlan.variant must be the id of an entry, got ''"),

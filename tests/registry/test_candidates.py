@@ -91,7 +91,19 @@ def test_entry_points_that_cannot_be_read_are_a_broken_plugin(
     )
     bad, good = build().plugins
     assert (bad.name, bad.state, good.state) == ("linzoo-bad", "broken", "ok")
-    assert bad.problem.startswith("cannot be imported: ImportError: entry_points.txt cannot be read: ")
+    assert bad.problem.startswith("cannot be imported: ImportError: its metadata cannot be read: ")
+
+
+def test_metadata_without_a_version_do_no_harm(site: Site, build: Callable[..., Registry]) -> None:
+    site.add("linzoo-a", mixer("gla"))
+    site.folder.joinpath("linzoo_a-1.0.dist-info", "METADATA").write_text("Name: linzoo-a\n")
+    assert [(status.label, status.state) for status in build().plugins] == [("linzoo-a", "ok")]
+
+
+def test_a_module_may_make_what_it_holds_when_it_is_asked(site: Site, build: Callable[..., Registry]) -> None:
+    lazy = "def __dir__(): return ['linzoo_mixers', 'Late']\ndef __getattr__(name): return 7\n"
+    site.add("linzoo-a", mixer("gla") + lazy)
+    assert [status.problem for status in build().plugins] == [""]
 
 
 def test_a_current_directory_that_is_gone_does_no_harm(

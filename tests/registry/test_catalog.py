@@ -53,8 +53,8 @@ def test_a_builtin_keeps_the_short_name(site: Site, build: Callable[..., Registr
     registry = build("linzoo_mixers")
     assert registry.mixers["softmax"].plugin.name == "linzoo_mixers"
     assert registry.mixers["linzoo-a::softmax"].plugin.name == "linzoo-a"
-    assert registry.plugin("linzoo_mixers").problems == []
-    assert registry.plugin("linzoo-a").problems[0].code == "LZP403"
+    assert registry.plugins_called("linzoo_mixers")[0].problems == []
+    assert registry.plugins_called("linzoo-a")[0].problems[0].code == "LZP403"
     assert registry.warnings() == []
 
 
@@ -77,6 +77,20 @@ def test_an_unknown_id_names_close_ones_and_the_plugins_that_might_have_it(
         registry.find("randm")
 
 
+def test_an_unknown_id_that_is_like_nothing_tells_where_all_are(
+    site: Site, build: Callable[..., Registry]
+) -> None:
+    with pytest.raises(UnknownIdError, match=r"^unknown mixer 'xyz'\n  all ids: linzoo list$"):
+        build("linzoo_mixers").mixers["xyz"]
+
+
+def test_two_plugins_may_share_a_name(site: Site, build: Callable[..., Registry]) -> None:
+    site.add("linzoo-a", mixer("a"), entry="k")
+    site.add("linzoo-b", mixer("b"), entry="k")
+    registry = build()
+    assert [status.name for status in registry.plugins_called("k")] == ["linzoo-a", "linzoo-b"]
+
+
 def test_find_looks_into_every_kind(site: Site, build: Callable[..., Registry]) -> None:
     site.add("linzoo-a", variants(variant("teacher")))
     found = build("linzoo_mixers").find("teacher")
@@ -87,9 +101,9 @@ def test_plugins_are_found_by_any_of_their_names(site: Site, build: Callable[...
     site.add("linzoo-kolors", mixer("a"), entry="k")
     registry = build()
     for name in ("linzoo-kolors", "LINZOO_KOLORS", "k", "linzoo-kolors:k"):
-        assert registry.plugin(name).label == "linzoo-kolors 1.0"
+        assert registry.plugins_called(name)[0].label == "linzoo-kolors 1.0"
     with pytest.raises(UnknownIdError, match="no plugin is called 'kolor'; installed are: linzoo-kolors"):
-        registry.plugin("kolor")
+        registry.plugins_called("kolor")[0]
 
 
 class TestPlans:
@@ -120,5 +134,5 @@ class TestPlans:
         assert ids == ["fine", "base", "base-slow"]
 
     def test_a_plan_of_an_ambiguous_variant_is_in_nobodys_way(self, registry: Registry) -> None:
-        assert registry.plugin("linzoo-plans").state == "ok"
+        assert registry.plugins_called("linzoo-plans")[0].state == "ok"
         assert [plan.plugin.name for plan in registry.plans_for("linzoo-y::twice")] == ["linzoo-y"]

@@ -159,7 +159,7 @@ CASES = {
     "LZP306": Case(
         hook("yield Mixer(id='gla', module=None, tensors=None, options={'heads': {1}})"),
         """
-        error[LZP306] linzoo-kolors 1.0: in 'linzoo_mixers': Mixer.options['heads'] must be plain data (None, bool, int, float, str, list, dict), got {1}
+        error[LZP306] linzoo-kolors 1.0: in 'linzoo_mixers': Mixer.options['heads'] must be plain data (None, bool, int, finite float, str, list, dict), got {1}
           --> SITE/linzoo_kolors.py:4
           write settings as dicts, lists, strings and numbers, and name objects by LazyRef
         """,
@@ -213,7 +213,7 @@ def test_problem_is_told_word_for_word(
     site: Site, build: Callable[..., Registry], code: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     case = install(code, site, monkeypatch)
-    status = build(*case.builtins).plugin(PLUGIN)
+    status = build(*case.builtins).plugins_called(PLUGIN)[0]
     (problem,) = status.problems
     assert tidy(problem.render(), site) == textwrap.dedent(case.says).strip()
     assert problem.code == code

@@ -14,6 +14,7 @@ from dists import HEAD, Site, mixer, variant, variants
 from linzoo.registry import Registry
 
 HOOK = HEAD + "@hookimpl\ndef linzoo_mixers():\n    "
+PANIC = "class PanicException(BaseException): pass\n"  # what an extension written in Rust raises
 BROKEN = {
     "import-error": ("raise ImportError('no triton')", "LZP101"),
     "syntax-error": ("def broken(:\n", "LZP101"),
@@ -29,6 +30,19 @@ BROKEN = {
     "returns-nothing": (HOOK + "pass\n", "LZP301"),
     "bad-id": (mixer("SD XL"), "LZP303"),
     "misspelled-field": (HOOK + "yield Mixer(id='m', modul=None)\n", "LZP308"),
+    "panics": (PANIC + "raise PanicException('index out of bounds')\n", "LZP101"),
+    "hook-panics": (PANIC + HOOK + "raise PanicException('index out of bounds')\n", "LZP308"),
+    "cannot-say-why": ("class E(Exception):\n    def __str__(self): return 1 / 0\nraise E\n", "LZP101"),
+    "exits-with-a-story": ("raise SystemExit('once upon\\na time')", "LZP102"),
+    "spec-error-of-its-own": (HEAD + "raise SpecError('no', 'LZP999')\n", "LZP307"),
+    "unchecked-subclass": (
+        HEAD + "class Loose(Mixer):\n    def __post_init__(self): pass\n"
+        "@hookimpl\ndef linzoo_mixers(): return [Loose(id=['m'], module=None, tensors=None)]\n",
+        "LZP303",
+    ),
+    "never-ends": (HOOK + "while True: yield Mixer(id='m', module=None, tensors=None)\n", "LZP304"),
+    "never-asked": (HEAD + "@hookimpl\ndef linzoo_before_push(plan=None): return\n", "LZP204"),
+    "keyword-only": (HEAD + "@hookimpl\ndef linzoo_before_push(*, plan): return\n", "LZP204"),
     "dangling": (variants(variant("v", refines="nowhere")), "LZP401"),
 }
 
@@ -91,7 +105,7 @@ def test_all_entries_of_a_plugin_count_or_none(site: Site, build: Callable[..., 
     )
     registry = build()
     assert len(registry.mixers) == 0
-    assert registry.plugin("linzoo-half").provides == {}
+    assert registry.plugins_called("linzoo-half")[0].provides == {}
 
 
 def test_hooks_of_a_plugin_that_is_left_out_are_never_called(
@@ -100,7 +114,7 @@ def test_hooks_of_a_plugin_that_is_left_out_are_never_called(
     body = variants(variant("v", refines="nowhere"))
     site.add("linzoo-late", body + "@hookimpl\ndef linzoo_before_push(plan): raise Veto('never asked')\n")
     registry = build("linzoo_mixers")
-    assert registry.plugin("linzoo-late").state == "broken"
+    assert registry.plugins_called("linzoo-late")[0].state == "broken"
     registry.before_push(None)  # type: ignore[arg-type]
 
 
@@ -113,9 +127,15 @@ def test_what_builds_on_a_broken_plugin_is_left_out_with_it(
     site.add("linzoo-else", variants(variant("else")))
     registry = build("linzoo_mixers")
     assert [each.value.id for each in registry.variants] == ["else"]
-    middle = registry.plugin("linzoo-middle").problems[0]
+    middle = registry.plugins_called("linzoo-middle")[0].problems[0]
     assert middle.message == "variant 'middle' names the variant 'base', which no plugin provides"
     assert "plugin linzoo-base 1.0 failed to load and may provide it" in middle.remedy
+
+
+def test_a_requirement_that_makes_no_sense_is_passed_over(site: Site, build: Callable[..., Registry]) -> None:
+    lines = ["linzoo>=99; os_name ~= 'x'", "linzoo>=99; nonsense == 'x'", "linzoo ??", "linzoo>=98"]
+    site.add("linzoo-a", "raise ImportError('no')\n", requires=lines)
+    assert build().plugins[0].problem.startswith("needs linzoo>=98, and this is linzoo ")
 
 
 def test_keyboard_interrupt_is_not_swallowed(site: Site, build: Callable[..., Registry]) -> None:

@@ -37,7 +37,7 @@ DANGLING = {
 def test_names_that_nobody_provides(site: Site, build: Callable[..., Registry], case: str) -> None:
     hook, text, says = DANGLING[case]
     site.add("linzoo-a", HEAD + f"@hookimpl\ndef {hook}(): return [{text}]\n")
-    (problem,) = build("linzoo_mixers").plugin("linzoo-a").problems
+    (problem,) = build("linzoo_mixers").plugins_called("linzoo-a")[0].problems
     assert problem.code == "LZP401"
     assert problem.message == f"{says}, which no plugin provides"
 
@@ -55,13 +55,13 @@ def test_every_reference_of_a_variant(
     site: Site, build: Callable[..., Registry], field: dict[str, object], kind: str
 ) -> None:
     site.add("linzoo-a", variants(variant("v", **field)))
-    (problem,) = build("linzoo_mixers").plugin("linzoo-a").problems
+    (problem,) = build("linzoo_mixers").plugins_called("linzoo-a")[0].problems
     assert problem.message == f"variant 'v' names the {kind} 'nowhere', which no plugin provides"
 
 
 def test_rules_name_mixers(site: Site, build: Callable[..., Registry]) -> None:
     site.add("linzoo-a", variants(variant("v")).replace("'softmax'", "'sofmax'"))
-    (problem,) = build("linzoo_mixers").plugin("linzoo-a").problems
+    (problem,) = build("linzoo_mixers").plugins_called("linzoo-a")[0].problems
     assert problem.message == "attention plan 'v' names the mixer 'sofmax', which no plugin provides"
     assert problem.remedy == "did you mean 'softmax'?"
 
@@ -81,7 +81,7 @@ def test_an_ambiguous_name_is_no_fault_of_who_uses_it(site: Site, build: Callabl
     for name in ("linzoo-a", "linzoo-b"):
         site.add(name, mixer("gla"))
     site.add("linzoo-c", variants(variant("v")).replace("'softmax'", "'gla'"))
-    assert build("linzoo_mixers").plugin("linzoo-c").state == "ok"
+    assert build("linzoo_mixers").plugins_called("linzoo-c")[0].state == "ok"
 
 
 @pytest.mark.parametrize(
@@ -106,8 +106,44 @@ def test_a_circle_through_two_plugins_leaves_both_out(
 
 def test_a_variant_that_refines_itself(site: Site, build: Callable[..., Registry]) -> None:
     site.add("linzoo-a", variants(variant("a", refines="a")))
-    (problem,) = build("linzoo_mixers").plugin("linzoo-a").problems
+    (problem,) = build("linzoo_mixers").plugins_called("linzoo-a")[0].problems
     assert problem.message == "the variants 'a' -> 'a' refine or precede each other in a circle"
+
+
+def test_a_circle_is_found_behind_a_variant_of_the_same_full_name(
+    site: Site, build: Callable[..., Registry]
+) -> None:
+    site.add("linzoo-a", variants(variant("x")))
+    site.folder.joinpath("linzoo_a_more.py").write_text(
+        variants(variant("x", refines="y"), variant("y", refines="x"))
+    )
+    points = site.folder / "linzoo_a-1.0.dist-info" / "entry_points.txt"
+    points.write_text(points.read_text() + "more = linzoo_a_more\n")
+    registry = build("linzoo_mixers")
+    assert [(status.candidate.name, status.state) for status in registry.plugins[1:]] == [
+        ("a", "ok"),
+        ("more", "broken"),
+    ]
+
+
+def test_a_long_chain_is_no_circle(site: Site, build: Callable[..., Registry]) -> None:
+    """Longer than Python's recursion limit."""
+    chain = "{each} for i in range(1500)".format(each=variant("{}").replace("'{}'", "f'v{i}'"))
+    body = variants(
+        "*[" + chain.replace("default_plan", "refines=f'v{i + 1}' if i < 1499 else None, default_plan") + "]"
+    )
+    site.add("linzoo-a", body)
+    registry = build("linzoo_mixers")
+    assert len(registry.lineage("v0")) == 1500
+
+
+def test_a_lineage_ends_where_a_name_is_ambiguous(site: Site, build: Callable[..., Registry]) -> None:
+    for name in ("linzoo-a", "linzoo-b"):
+        site.add(name, variants(variant("twice")))
+    site.add("linzoo-c", variants(variant("fine", refines="twice")))
+    registry = build("linzoo_mixers")
+    assert [each.value.id for each in registry.lineage("fine")] == ["fine"]
+    assert [each.value.id for each in registry.plans_for("fine")] == ["fine"]
 
 
 def test_a_diamond_is_no_circle(site: Site, build: Callable[..., Registry]) -> None:

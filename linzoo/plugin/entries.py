@@ -200,7 +200,8 @@ class InitRecipe(Entry):
     """How a fresh mixer gets its weights from a teacher.
 
     Attributes:
-        build: the function that makes the weights of one module (see ``linzoo.init.recipe``).
+        build: a function ``(InitRequest) -> InitPlan`` that plans every tensor of a checkpoint, and makes none yet
+            (see ``linzoo.init.recipe``).
         needs: what it reads besides the plan: ``teacher``, ``linfusion`` (published weights), ``base`` (model).
         mixers: ids of the mixers that it can start.
     """

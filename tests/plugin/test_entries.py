@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import enum
 import json
 import pickle
 from dataclasses import FrozenInstanceError, fields, replace
@@ -167,6 +168,13 @@ WRONG: list[tuple[type, str, Any, str]] = [
         "AttentionRule.options['dtype'] must be plain data "
         "(None, bool, int, finite float, str, list, dict), got <class 'object'>",
     ),
+    (
+        AttentionRule,
+        "options",
+        {"scale": float("nan")},
+        "AttentionRule.options['scale'] must be plain data "
+        "(None, bool, int, finite float, str, list, dict), got nan",
+    ),
     (AttentionRule, "options", {"a": {2: 3}}, "AttentionRule.options['a'] must have strings as keys, got 2"),
     (AttentionPlan, "variant", "", "AttentionPlan.variant must be the id of an entry, got ''"),
     (AttentionPlan, "rules", (), "AttentionPlan.rules must not be empty"),
@@ -260,6 +268,33 @@ def test_long_values_are_shown_in_part_and_on_one_line() -> None:
         Check(id="c", run=["x\n" * 200])  # type: ignore[arg-type]
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 130
+
+
+class Prediction(str, enum.Enum):
+    """A text to Python, and to YAML an object that it cannot write."""
+
+    EPSILON = "epsilon"
+
+
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [
+        ({"summary": Prediction.EPSILON}, "Mixer.summary must be a string"),
+        ({"options": {"target": Prediction.EPSILON}}, r"Mixer.options\['target'\] must be plain data"),
+    ],
+)
+def test_what_only_looks_like_plain_data_is_refused(fields: dict[str, Any], says: str) -> None:
+    with pytest.raises(SpecError, match=says):
+        Mixer(id="gla", module=None, tensors=None, **fields)
+
+
+def test_what_cannot_be_printed_is_shown_all_the_same() -> None:
+    class Mute:
+        def __repr__(self) -> str:
+            raise RuntimeError
+
+    with pytest.raises(SpecError, match=r"Mixer.summary must be a string, got <test_entries.*Mute"):
+        Mixer(id="gla", module=None, tensors=None, summary=Mute())  # type: ignore[arg-type]
 
 
 def test_a_misspelled_field_is_named_by_python() -> None:

@@ -73,6 +73,13 @@ class TestLoadTeacher:
         with pytest.raises(PluginError, match=r"plugin linzoo-bad 1\.0 failed .* SystemExit: 3"):
             build(core).load_teacher(request_)
 
+    def test_ctrl_c_is_no_failure_of_a_plugin(
+        self, site: Site, build: Callable[..., Registry], request_: TeacherRequest
+    ) -> None:
+        site.add("linzoo-slow", implement(self.HOOK, "raise KeyboardInterrupt"))
+        with pytest.raises(KeyboardInterrupt):
+            build().load_teacher(request_)
+
     def test_errors_of_the_core_pass_unchanged(
         self, site: Site, build: Callable[..., Registry], request_: TeacherRequest
     ) -> None:
@@ -224,7 +231,9 @@ class TestBeforePush:
             build().before_push(plan)
         assert str(caught.value) == "plugin linzoo-legal 1.0 stops the push to 'me/kolors': no licence"
 
-    @pytest.mark.parametrize("failure", ["RuntimeError('boom')", "SystemExit('boom')"])
+    @pytest.mark.parametrize(
+        "failure", ["RuntimeError('boom')", "SystemExit('boom')", "BaseException('boom')"]
+    )
     def test_it_fails_closed(
         self, site: Site, build: Callable[..., Registry], plan: PushPlan, failure: str
     ) -> None:

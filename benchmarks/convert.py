@@ -1,10 +1,10 @@
-"""Memory and time of ``linzoo convert`` beside copying the file, and beside loading and saving it with diffusers.
+"""Memory and time of ``linzoo convert`` beside copying the same bytes, and beside a pipeline loaded and saved.
 
-    python benchmarks/convert.py                 # SD 1.5- and SD-XL-sized files; needs 12 GB of disk for a while
+    python benchmarks/convert.py                 # SD 1.5- and SD-XL-sized; needs 25 GB of disk for a while
     python benchmarks/convert.py --sizes sd15 --repeats 1
 
-Prints a table and writes ``benchmarks/results/convert-cpu.csv``. The files are UNets in the LDM layout in half
-precision, full of noise; what diffusers is asked for is the UNet alone, so its row is a lower bound for a pipeline.
+Prints a table and writes ``benchmarks/results/convert-cpu.csv``. Everything is in half precision and full of noise, and
+comes in two forms: a single file with the UNet in the LDM layout, and a diffusers folder with the whole pipeline.
 Memory is the peak of ``RssAnon``: the page cache, which the kernel takes back at will, does not count.
 """
 
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import json
 import os
 import resource
 import shutil
@@ -22,24 +23,27 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from linzoo.checkpoints.components import component_config
+from linzoo.checkpoints.components import component_config, component_folder
 from linzoo.checkpoints.ldm import LDM_PREFIX, UNetKeyMap
 from linzoo.checkpoints.manifest import unet_manifest
 from linzoo.checkpoints.writer import SafetensorsWriter, TensorSpec
 from linzoo.registry import build_registry
 
+if TYPE_CHECKING:
+    from linzoo.plugin import Variant
+
 RESULTS = Path(__file__).parent / "results" / "convert-cpu.csv"
 LINZOO = "from linzoo.cli.main import main; main()"
 DIFFUSERS = """
 import sys, torch
-from diffusers import UNet2DConditionModel
-source, config, out = sys.argv[1:]
-unet = UNet2DConditionModel.from_single_file(source, config=config, subfolder="unet", torch_dtype=torch.float16)
-unet.save_pretrained(out)
+from diffusers import DiffusionPipeline
+source, out = sys.argv[1:]
+pipe = DiffusionPipeline.from_pretrained(source, torch_dtype=torch.float16, local_files_only=True)
+pipe.save_pretrained(out)
 """
 
 
@@ -69,12 +73,48 @@ def write_checkpoint(path: Path, config: Mapping[str, Any], filler: int = 0) -> 
         TensorSpec(f"conditioner.filler.{index}.weight", "F16", (1000, 5000))
         for index in range(filler // 10**7)
     ]
+    _write_noise(path, specs)
+    return path
+
+
+def write_pipeline(folder: Path, variant: Variant) -> Path:
+    """Write the whole pipeline of a variant as a diffusers folder in half precision, full of noise."""
+    with component_folder(variant, "epsilon") as components:
+        shutil.copytree(components, folder)
+    for component, model in _components(folder).items():
+        name = "model" if component.startswith("text_encoder") else "diffusion_pytorch_model"
+        specs = [TensorSpec(key, "F16", tuple(value.shape)) for key, value in model.state_dict().items()]
+        _write_noise(folder / component / f"{name}.safetensors", specs)
+    return folder
+
+
+def _components(folder: Path) -> dict[str, Any]:
+    """The networks of a pipeline on the meta device: shapes without weights."""
+    import diffusers
+    import torch
+    import transformers
+
+    index = json.loads((folder / "model_index.json").read_text())
+    models = {}
+    with torch.device("meta"):
+        for component in ("unet", "vae", "text_encoder", "text_encoder_2"):
+            if component in index:
+                library, name = index[component]
+                kind = getattr({"diffusers": diffusers, "transformers": transformers}[library], name)
+                config = json.loads((folder / component / "config.json").read_text())
+                from_diffusers = library == "diffusers"
+                models[component] = (
+                    kind.from_config(config) if from_diffusers else kind(kind.config_class(**config))
+                )
+    return models
+
+
+def _write_noise(path: Path, specs: Sequence[TensorSpec]) -> None:
     count = max(spec.nbytes for spec in specs) // 2
     noise = (np.random.default_rng(0).standard_normal(count, np.float32) * 0.03).astype(np.float16)
-    with SafetensorsWriter(path, specs, {}) as writer:
+    with SafetensorsWriter(path, specs, {"format": "pt"}) as writer:
         for spec in writer.order:
             writer.write(spec.name, noise[: spec.nbytes // 2].reshape(spec.shape))
-    return path
 
 
 def measure(arguments: Sequence[str]) -> Measurement:
@@ -113,41 +153,54 @@ def _anonymous(pid: int) -> int:
     )
 
 
-def programs(source: Path, out: Path, components: Path) -> dict[str, list[str]]:
-    """The command lines that are compared, by what the table calls them."""
-    return {
-        "cp": ["cp", str(source), str(out)],
-        "linzoo convert": [sys.executable, "-c", LINZOO, "convert", str(source), str(out), "-q"],
-        "linzoo convert --init random": [
-            sys.executable, "-c", LINZOO, "convert", str(source), str(out), "-q", "--init", "random",
-        ],
-        "diffusers load + save": [sys.executable, "-c", DIFFUSERS, str(source), str(components), str(out)],
-    }  # fmt: skip
+def programs(source: Path, out: Path) -> dict[str, list[str]]:
+    """The command lines that are compared on a source, by what the table calls them."""
+    convert = [sys.executable, "-c", LINZOO, "convert", str(source), str(out), "-q"]
+    commands = {
+        "cp": ["cp", "-r", str(source), str(out)],
+        "linzoo convert": convert,
+        "linzoo convert --init random": [*convert, "--init", "random"],
+    }
+    if source.is_dir():
+        commands["diffusers load + save"] = [sys.executable, "-c", DIFFUSERS, str(source), str(out)]
+    return commands
 
 
 def benchmark(size: str, folder: Path, repeats: int) -> list[dict[str, Any]]:
-    """Measure every program on a file of one size; the best time and the largest memory of all repeats."""
+    """Measure every program on both forms of one size."""
     variant = build_registry(entry_points=False).variants.get_value(size)
-    source = write_checkpoint(folder / f"{size}.safetensors", component_config(variant, "unet"))
     rows = []
-    for name, command in programs(source, folder / "out", variant.components.locate()).items():
-        runs = []
-        for _ in range(repeats):
-            os.sync()
-            runs.append(measure(command))
-            _remove(folder / "out")
-        rows.append(
-            {
-                "size": size,
-                "program": name,
-                "file_mb": round(source.stat().st_size / 1e6),
-                "anonymous_mb": round(max(run.anonymous for run in runs) / 1e6),
-                "seconds": round(min(run.seconds for run in runs), 2),
-                "cpu_seconds": round(min(run.cpu for run in runs), 2),
-            }
-        )
-    source.unlink()
+    for form in ("file", "pipeline"):
+        place = folder / f"{size}-{form}"
+        if form == "file":
+            write_checkpoint(place.with_suffix(".safetensors"), component_config(variant, "unet"))
+            place = place.with_suffix(".safetensors")
+        else:
+            write_pipeline(place, variant)
+        for name, command in programs(place, folder / "out").items():
+            rows.append({"size": size, "form": form, "program": name, "mb": round(_size(place) / 1e6)})
+            rows[-1] |= _best(command, folder / "out", repeats)
+        _remove(place)
     return rows
+
+
+def _best(command: Sequence[str], out: Path, repeats: int) -> dict[str, float]:
+    """The shortest time and the largest memory of all repeats."""
+    runs = []
+    for _ in range(repeats):
+        os.sync()
+        runs.append(measure(command))
+        _remove(out)
+    return {
+        "anonymous_mb": round(max(run.anonymous for run in runs) / 1e6),
+        "seconds": round(min(run.seconds for run in runs), 2),
+        "cpu_seconds": round(min(run.cpu for run in runs), 2),
+    }
+
+
+def _size(path: Path) -> int:
+    files = path.rglob("*") if path.is_dir() else [path]
+    return sum(each.stat().st_size for each in files if each.is_file())
 
 
 def _remove(path: Path) -> None:
@@ -174,14 +227,14 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
         for size in options.sizes:
             rows += benchmark(size, Path(folder), options.repeats)
-    copied = {row["size"]: row["seconds"] for row in rows if row["program"] == "cp"}
+    copied = {(row["size"], row["form"]): row["seconds"] for row in rows if row["program"] == "cp"}
     print(
-        "| file | program | peak anonymous memory | time | against cp | CPU time |\n|---|---|---|---|---|---|"
+        "| source | program | peak anonymous memory | time | against cp | CPU time |\n|---|---|---|---|---|---|"
     )
     for row in rows:
-        ratio = row["seconds"] / copied[row["size"]]
+        ratio = row["seconds"] / copied[row["size"], row["form"]]
         print(
-            f"| {row['size']}, {row['file_mb']:,} MB | {row['program']} | {row['anonymous_mb']:,} MB"
+            f"| {row['size']} {row['form']}, {row['mb']:,} MB | {row['program']} | {row['anonymous_mb']:,} MB"
             f" | {row['seconds']:.1f} s | {ratio:.2f} | {row['cpu_seconds']:.1f} s |"
         )
     RESULTS.parent.mkdir(exist_ok=True)

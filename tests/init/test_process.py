@@ -118,7 +118,7 @@ def test_sdxl_sized_file(tmp_path: Path) -> None:
     variant = build_registry(entry_points=False).variants.get_value("sdxl")
     source = write_checkpoint(tmp_path / "sdxl.safetensors", component_config(variant, "unet"))
     assert source.stat().st_size > 5000 * MB
-    commands = programs(source, tmp_path / "out", variant.components.locate())
+    commands = programs(source, tmp_path / "out")
     copied, converted = [], []
     for _ in range(2):
         copied.append(measure(commands["cp"]))

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-import re
+import importlib
 import sys
 import time
 import traceback
+from pathlib import Path
 from typing import Any
 
 import pluggy
 
 from linzoo._version import __version__
 from linzoo.errors import PluginError
-from linzoo.plugin import SpecError
+from linzoo.plugin import SpecError, spec
 from linzoo.registry.candidates import Candidate
 from linzoo.registry.collecting import Entries, collect
 from linzoo.registry.lint import lint_hooks
@@ -23,7 +24,7 @@ from linzoo.registry.switches import Switches
 from linzoo.registry.trace import Tracer
 
 HEAVY = ("torch", "diffusers", "transformers", "triton", "numpy")
-_INNER = re.compile(r"[/\\]linzoo[/\\](registry|plugin)[/\\]|[/\\]importlib[/\\]|^<")
+_INNER = {Path(path).parent for path in (__file__, spec.__file__, importlib.__file__)}
 
 
 class Loader:
@@ -120,7 +121,7 @@ def _place(error: BaseException | None) -> str:
     if isinstance(error, SyntaxError) and error.filename:
         return f"{error.filename}:{error.lineno}"
     for frame in traceback.extract_tb(error.__traceback__ if error else None):
-        if not _INNER.search(frame.filename):
+        if not frame.filename.startswith("<") and _INNER.isdisjoint(Path(frame.filename).parents):
             return f"{frame.filename}:{frame.lineno}"
     return ""
 

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from dists import HEAD, Site, mixer, variant, variants
@@ -136,6 +137,15 @@ def test_a_requirement_that_makes_no_sense_is_passed_over(site: Site, build: Cal
     lines = ["linzoo>=99; os_name ~= 'x'", "linzoo>=99; nonsense == 'x'", "linzoo ??", "linzoo>=98"]
     site.add("linzoo-a", "raise ImportError('no')\n", requires=lines)
     assert build().plugins[0].problem.startswith("needs linzoo>=98, and this is linzoo ")
+
+
+def test_a_plugin_that_lies_in_a_folder_like_our_own_is_still_pointed_at(
+    site: Site, build: Callable[..., Registry], tmp_path: Path
+) -> None:
+    file = tmp_path / "linzoo" / "plugin" / "mine.py"
+    file.parent.mkdir(parents=True)
+    file.write_text("1 / 0\n")
+    assert build(paths=[file]).plugins[0].problems[0].where == f"{file}:1"
 
 
 def test_keyboard_interrupt_is_not_swallowed(site: Site, build: Callable[..., Registry]) -> None:

@@ -10,7 +10,13 @@ from typing import Any
 import pluggy
 
 from linzoo.plugin import hookspecs
-from linzoo.registry.candidates import Candidate, builtin_candidates, file_candidates, installed_candidates
+from linzoo.registry.candidates import (
+    COMMANDS_GROUP,
+    Candidate,
+    builtin_candidates,
+    file_candidates,
+    installed_candidates,
+)
 from linzoo.registry.catalog import Catalog, Registered
 from linzoo.registry.collecting import Entries
 from linzoo.registry.kinds import KINDS
@@ -64,6 +70,10 @@ def build_registry(
         loader.refuse(*fault)
         catalogs = _commit(loaded)
     _note_shared_ids(catalogs.values(), loader)
+    if entry_points and (switches.allow or switches.deny):
+        candidates += installed_candidates(
+            COMMANDS_GROUP
+        )  # the switches may name a plugin that adds commands alone
     return Registry(manager, [status for status, _ in loaded], catalogs, switches.warnings(candidates), trace)
 
 

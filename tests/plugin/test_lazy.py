@@ -36,9 +36,10 @@ def test_a_reference_that_fails_names_itself(package: Path, target: str) -> None
         LazyRef(target).load()
 
 
-def test_a_reference_whose_module_exits_is_an_error(package: Path) -> None:
-    package.joinpath("__init__.py").write_text("raise SystemExit('not here')")
-    with pytest.raises(PluginError, match=r"cannot load 'lazy_package:x': SystemExit: not here"):
+@pytest.mark.parametrize("error", ["SystemExit", "BaseException"])
+def test_a_reference_whose_module_exits_or_panics_is_an_error(package: Path, error: str) -> None:
+    package.joinpath("__init__.py").write_text(f"raise {error}('not here')")
+    with pytest.raises(PluginError, match=rf"cannot load 'lazy_package:x': {error}: not here"):
         LazyRef("lazy_package:x").load()
 
 

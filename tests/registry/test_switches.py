@@ -53,6 +53,11 @@ def test_names_that_nobody_has_are_warned_about(site: Site, build: Callable[...,
     ]
 
 
+def test_a_plugin_that_adds_commands_alone_is_somebody(site: Site, build: Callable[..., Registry]) -> None:
+    site.add("linzoo-a", "", group="linzoo.commands")
+    assert build(env={"LINZOO_DISABLE_PLUGINS": "linzoo-a"}).warnings() == []
+
+
 def test_a_file_that_was_named_needs_no_permission() -> None:
     file = Candidate("mine", "mine", "", "file", "mine.py", load=lambda: None)
     assert Switches.read({"LINZOO_PLUGINS": ""}).admit(file)

@@ -114,7 +114,7 @@ def _note_shared_ids(catalogs: Iterable[Catalog[Any]], loader: Loader) -> None:
         for id, group in catalog.shared_ids().items():
             for each in [each for each in group if each is not catalog.winner(group)]:
                 others = ", ".join(other.plugin.label for other in group if other is not each)
-                words = {"kind": catalog.word, "id": id, "others": others}
+                words = {"kind": catalog.word, "id": id, "others": others, "full_id": each.full_id}
                 problem = make_problem("LZP403", each.plugin.name, each.plugin.version, **words)
                 each.plugin.note(problem)
                 loader.enforce(problem)

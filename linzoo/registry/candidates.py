@@ -40,6 +40,7 @@ class Candidate:
         target: what is loaded: ``"package.module:attribute"``, or the path of a file.
         load: imports it.
         requires: the ``Requires-Dist`` lines of the distribution.
+        alone: the distribution has no other plugin, so that its name says which is meant.
     """
 
     name: str
@@ -49,6 +50,7 @@ class Candidate:
     target: str
     load: Callable[[], Any] = field(repr=False, compare=False)
     requires: tuple[str, ...] = ()
+    alone: bool = True
 
     @property
     def key(self) -> str:
@@ -128,7 +130,7 @@ def _candidates_of(dist: importlib.metadata.Distribution, name: str, group: str)
         yield found(name=name, target=group, load=lambda: _refuse(why))
         return
     for point in points.values():
-        yield found(name=point.name, target=point.value, load=point.load)
+        yield found(name=point.name, target=point.value, load=point.load, alone=len(points) == 1)
 
 
 def _refuse(why: str) -> Any:

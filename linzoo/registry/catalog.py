@@ -32,8 +32,9 @@ class Registered(Generic[E]):
 
     @property
     def full_id(self) -> str:
-        """The name that is never ambiguous: ``linzoo-kolors::kolors``."""
-        return f"{self.plugin.name}::{self.value.id}"
+        """The name that is never ambiguous: ``linzoo-kolors::kolors``; ``dist:entry-point::id`` where it takes that."""
+        candidate = self.plugin.candidate
+        return f"{candidate.dist if candidate.alone else candidate.key}::{self.value.id}"
 
     def is_from(self, plugin: str) -> bool:
         """Say whether a name means its plugin: the distribution, or ``distribution:entry-point``."""
@@ -116,8 +117,5 @@ class Catalog(Generic[E]):
 
     def _ambiguous(self, name: str, hits: list[Registered[E]]) -> str:
         lines = [f"{self.word} '{name}' is provided by {len(hits)} plugins [LZP403]"]
-        names = [hit.full_id for hit in hits]
-        if len(set(names)) < len(names):  # two entry points of one distribution
-            names = [f"{hit.plugin.candidate.key}::{hit.value.id}" for hit in hits]
-        lines += [f"  {hit.plugin.label}: use '{each}'" for hit, each in zip(hits, names, strict=True)]
+        lines += [f"  {hit.plugin.label}: use '{hit.full_id}'" for hit in hits]
         return "\n".join(lines)

@@ -178,7 +178,7 @@ _TABLE = (
         "LZP403",
         "One id from two plugins",
         "the {kind} '{id}' is provided by {others} too",
-        "use the full name '{name}::{id}'",
+        "use the full name '{full_id}'",
         "The short name is ambiguous; every other name works. Built-in entries keep their short names.",
         "warning",
     ),

@@ -46,6 +46,9 @@ def test_two_entry_points_of_one_distribution_can_be_told_apart(
     with pytest.raises(AmbiguousIdError, match="use 'linzoo-a:more::turbo'"):
         mixers["linzoo-a::turbo"]
     assert mixers["linzoo-a:more::turbo"].plugin.candidate.name == "more"
+    assert [each.full_id for each in mixers] == ["linzoo-a:a::turbo", "linzoo-a:more::turbo"]
+    remedies = {problem.remedy for each in mixers for problem in each.plugin.problems}
+    assert remedies == {f"use the full name '{each.full_id}'" for each in mixers}
 
 
 def test_a_builtin_keeps_the_short_name(site: Site, build: Callable[..., Registry]) -> None:

@@ -29,16 +29,17 @@ def build_pipeline(request: TeacherRequest) -> Any:
     try:
         if request.path.is_file():
             with component_folder(request.variant, request.prediction_type) as folder:
-                pipe = _from_file(request.path, folder, dtype=dtype)
+                pipe = _from_file(request, folder, dtype=dtype)
         else:
             pipe = _from_folder(request, dtype=dtype)
+        pipe.to(request.device)
     except (OSError, ValueError, RuntimeError, TypeError, KeyError, AttributeError) as error:
         raise CheckpointError(
             f"{request.source}: diffusers cannot build a pipeline from it: {error}\n"
             "  'linzoo inspect' tells what the checkpoint holds."
         ) from error
     _check_tokenizers(pipe, request.source)
-    return pipe.to(request.device)
+    return pipe
 
 
 def _from_folder(request: TeacherRequest, **options: Any) -> Any:
@@ -58,22 +59,25 @@ def _from_folder(request: TeacherRequest, **options: Any) -> Any:
     return DiffusionPipeline.from_pretrained(request.path, local_files_only=True, **options)
 
 
-def _from_file(path: Path, components: Path, **options: Any) -> Any:
+def _from_file(request: TeacherRequest, configs: Path, **options: Any) -> Any:
     """A file with all networks, or with a UNet alone, which takes the others from what its variant ships."""
     import diffusers
 
-    cls = getattr(diffusers, read_json(components / "model_index.json")["_class_name"])
-    if any(name.startswith(_OTHER_NETWORKS) for name in open_source(path).tensors):
-        return cls.from_single_file(str(path), config=str(components), **options)
-    if not any((components / "vae").glob("*.safetensors")):
+    file, shipped = str(request.path), request.variant.components.locate()
+    index = read_json(configs / "model_index.json")
+    cls = getattr(diffusers, index["_class_name"])
+    if any(name.startswith(_OTHER_NETWORKS) for name in open_source(request.path).tensors):
+        return cls.from_single_file(file, config=str(configs), **options)
+    if not any((shipped / "vae").glob("*.safetensors")):
         raise CheckpointError(
-            f"{path}: holds a UNet alone, which cannot draw without a text encoder and an autoencoder; name a file "
+            f"{file}: holds a UNet alone, which cannot draw without a text encoder and an autoencoder; name a file "
             "or a folder with the whole pipeline."
         )
     unet = diffusers.UNet2DConditionModel.from_single_file(
-        str(path), config=str(components), subfolder="unet", **options
+        file, config=str(configs), subfolder="unet", **options
     )
-    return cls.from_pretrained(components, unet=unet, local_files_only=True, **options)
+    scheduler = getattr(diffusers, index["scheduler"][1]).from_pretrained(configs, subfolder="scheduler")
+    return cls.from_pretrained(shipped, unet=unet, scheduler=scheduler, local_files_only=True, **options)
 
 
 def _check_tokenizers(pipe: Any, source: str) -> None:

@@ -29,7 +29,7 @@ def open_teacher(
 
     Raises:
         UndecidedError: the evidence does not settle what the source is.
-        UsageError: the model draws from more than a prompt.
+        UsageError: the model draws from more than a prompt, or torch cannot use the device.
         CheckpointError: it is no complete pipeline.
     """
     from linzoo.plugin import TeacherRequest
@@ -41,7 +41,7 @@ def open_teacher(
         )
     if not state.verbose:
         _hush_libraries()
-    device = device or _best_device()
+    device = _usable(device) if device else _best_device()
     request = TeacherRequest(
         source=found.checkpoint.spec,
         path=found.checkpoint.path,
@@ -60,6 +60,19 @@ def sheet_of(pairs: Sequence[Pair], title: str, settings: Settings, note: str = 
     how = f"{settings.steps} steps, guidance {settings.guidance:g}; both start from the same noise."
     cards = [Card(pair.prompt, f"seed {pair.seed}", (pair.teacher, pair.student)) for pair in pairs]
     return Sheet(title, f"{note} {how}".strip(), ("teacher (softmax)", "student (linear)"), cards)
+
+
+def _usable(device: str) -> str:
+    import torch
+
+    try:
+        torch.empty(0, device=device).cpu()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).partition("\n")[0]
+        raise UsageError(
+            f"--device {device}: torch cannot compute there ({reason}). 'linzoo doctor' lists the devices."
+        ) from error
+    return device
 
 
 def _best_device() -> str:

@@ -36,7 +36,9 @@ def _parse_size(_: click.Context, __: click.Parameter, value: str | None) -> tup
 @click.option(
     "--guidance", type=float, default=7.5, show_default=True, help="Classifier-free guidance; 1 for none."
 )
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the noise.")
+@click.option(
+    "--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True, help="Seed of the noise."
+)
 @click.option("--negative", metavar="TEXT", help="What the picture should not show.")
 @click.option(
     "--min-tokens",
@@ -90,20 +92,21 @@ def generate(
       linzoo generate dreamshaper_8.safetensors "a lighthouse at dusk" --linfusion dreamshaper-linfusion --compare
       linzoo generate sdxl-folder "a harbour" --linfusion sdxl-linfusion --size 2048x1024 --min-tokens 4096
     """
-    if compare and linfusion is None:
-        raise UsageError("--compare needs --linfusion CHECKPOINT, the student to compare with.")
+    if linfusion is None and (compare or min_tokens):
+        option = "--compare" if compare else "--min-tokens"
+        raise UsageError(f"{option} needs --linfusion CHECKPOINT, the student.")
     from linzoo.checkpoints.inspection import inspect
     from linzoo.generate.compare import Settings, draw
     from linzoo.generate.compare import compare as draw_both
-    from linzoo.generate.output import check_suffix, write_image
+    from linzoo.generate.output import check_target, write_image
 
     out = out or Path(f"{_slug(prompt)}-{drawing['seed']}.png")
-    check_suffix(out, page=compare)
+    check_target(out, page=compare)
     found = inspect(source, registry=state.registry, variant=variant, prediction_type=prediction_type)
-    pipe = open_teacher(found, state, device=device, dtype=dtype)
     if size is None and found.native_size:
         size = found.native_size, found.native_size
     settings = Settings(size=size, **drawing)
+    pipe = open_teacher(found, state, device=device, dtype=dtype)
     handle = None
     if linfusion is not None:
         from linzoo.attention.handle import load

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from linzoo.errors import UsageError
+from linzoo.errors import LinzooError, UsageError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -25,6 +26,9 @@ class Settings:
         negative: what the picture should not show; None for nothing said, which SDXL tells from an empty text.
         seed: the first picture's seed; picture ``i`` gets ``seed + i``.
         batch: pictures drawn at once.
+
+    Raises:
+        UsageError: the size is not one that a model can draw.
     """
 
     size: tuple[int, int] | None = None
@@ -33,6 +37,12 @@ class Settings:
     negative: str | None = None
     seed: int = 0
     batch: int = 1
+
+    def __post_init__(self) -> None:
+        if self.size and any(side < 8 or side % 8 for side in self.size):
+            raise UsageError(
+                f"A size must be a multiple of 8 in both directions, got {self.size[0]}x{self.size[1]}."
+            )
 
     def seeds(self, count: int) -> list[int]:
         """The seed of each of ``count`` pictures."""
@@ -61,30 +71,29 @@ def draw(
         on_step: called after each denoising step with the number of pictures that it brought forward.
 
     Raises:
-        UsageError: the size is not one that the model can draw.
+        LinzooError: there is not enough memory for pictures of this size.
     """
     import torch
 
     width, height = settings.size or (None, None)
-    if settings.size and any(side < 8 or side % 8 for side in settings.size):
-        raise UsageError(f"A size must be a multiple of 8 in both directions, got {width}x{height}.")
     pipe.set_progress_bar_config(disable=True)
     images: list[Image] = []
     seeds = settings.seeds(len(prompts))
     for start in range(0, len(prompts), settings.batch):
         batch = list(prompts[start : start + settings.batch])
-        images += pipe(
-            prompt=batch,
-            negative_prompt=None if settings.negative is None else [settings.negative] * len(batch),
-            width=width,
-            height=height,
-            num_inference_steps=settings.steps,
-            guidance_scale=settings.guidance,
-            generator=[
-                torch.Generator("cpu").manual_seed(seed) for seed in seeds[start : start + len(batch)]
-            ],
-            callback_on_step_end=_counting(on_step, len(batch)),
-        ).images
+        with _explain_memory(pipe, settings):
+            images += pipe(
+                prompt=batch,
+                negative_prompt=None if settings.negative is None else [settings.negative] * len(batch),
+                width=width,
+                height=height,
+                num_inference_steps=settings.steps,
+                guidance_scale=settings.guidance,
+                generator=[
+                    torch.Generator("cpu").manual_seed(seed) for seed in seeds[start : start + len(batch)]
+                ],
+                callback_on_step_end=_counting(on_step, len(batch)),
+            ).images
     return images
 
 
@@ -101,6 +110,19 @@ def compare(
     student = draw(pipe, prompts, settings, on_step)
     seeds = settings.seeds(len(prompts))
     return [Pair(*each) for each in zip(prompts, seeds, teacher, student, strict=True)]
+
+
+@contextmanager
+def _explain_memory(pipe: Any, settings: Settings) -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:
+        if not any(words in str(error) for words in ("out of memory", "can't allocate memory")):
+            raise
+        what = "{}x{} pixels".format(*settings.size) if settings.size else "the model's own size"
+        raise LinzooError(
+            f"Not enough memory on {pipe.device} to draw {settings.batch} at a time at {what}; choose a smaller size."
+        ) from error
 
 
 def _counting(on_step: Callable[[int], None], pictures: int) -> Callable[..., dict[str, Any]]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from linzoo.checkpoints.atomic import explain_os_errors, fsync_folder
-from linzoo.errors import UsageError
+from linzoo.errors import CheckpointError, UsageError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -38,15 +38,19 @@ def write_bytes(path: Path, data: bytes) -> None:
         fsync_folder(path.parent)
 
 
-def check_suffix(path: Path, *, page: bool) -> None:
+def check_target(path: Path, *, page: bool) -> None:
     """Refuse early what could not be written at the end.
 
     Raises:
         UsageError: the suffix stands for no picture format, nor, with ``page``, for an HTML page.
+        CheckpointError: the place cannot be written.
     """
     allowed = [*FORMATS, ".html"] if page else list(FORMATS)
     if path.suffix.lower() not in allowed:
         raise UsageError(f"{path}: name a file that ends in one of {', '.join(allowed)}.")
+    there = next(parent for parent in path.absolute().parents if parent.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        raise CheckpointError(f"cannot write {path}: {there} is no folder that you may write to.")
 
 
 def write_image(path: Path, image: Image) -> None:

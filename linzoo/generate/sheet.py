@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from linzoo.generate.output import check_suffix, encode, write_bytes, write_image
+from linzoo.generate.output import check_target, encode, write_bytes, write_image
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -61,7 +61,7 @@ class Sheet:
             UsageError: the suffix stands for neither.
             CheckpointError: the place cannot be written.
         """
-        check_suffix(path, page=True)
+        check_target(path, page=True)
         if path.suffix.lower() == ".html":
             write_bytes(path, self.to_html().encode())
         else:

@@ -9,7 +9,7 @@ from PIL import Image
 from tiny import SD_SITES, tiny_sd, tiny_sdxl
 
 import linzoo
-from linzoo.errors import UsageError
+from linzoo.errors import LinzooError, UsageError
 from linzoo.generate.compare import Settings, compare, draw
 
 PROMPTS = ["a cat", "a dog", "a red apple"]
@@ -50,7 +50,22 @@ def test_width_comes_before_height_and_the_size_of_the_model_is_the_default() ->
 @pytest.mark.parametrize("size", [(17, 16), (16, 0), (0, 8)])
 def test_a_size_that_cannot_be_drawn_is_refused(size: tuple[int, int]) -> None:
     with pytest.raises(UsageError, match=f"multiple of 8.*{size[0]}x{size[1]}"):
-        draw(tiny_sd(), ["a cat"], Settings(size=size))
+        Settings(size=size)
+
+
+def test_a_lack_of_memory_is_told_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    pipe = tiny_sd()
+    with pytest.raises(
+        LinzooError, match="Not enough memory on cpu to draw 2 at a time at 99999992x99999992"
+    ):
+        draw(pipe, ["a cat"], Settings(size=(99_999_992, 99_999_992), steps=1, batch=2))
+
+    def broken(*_: object, **__: object) -> None:
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+    monkeypatch.setattr(pipe.unet, "forward", broken)
+    with pytest.raises(RuntimeError, match="mat1"):
+        draw(pipe, ["a cat"], Settings(size=(16, 16), steps=1))
 
 
 def test_teacher_and_student_start_from_the_same_noise(linfusion: Path) -> None:

@@ -20,7 +20,7 @@ def run(zoo: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> objec
         state = State()
         state.__dict__["registry"] = zoo
         quick = ["--steps", 2, "--device", "cpu"]
-        return CliRunner().invoke(main, ["generate", *map(str, [*arguments, *quick])], obj=state)
+        return CliRunner().invoke(main, ["generate", *map(str, [*quick, *arguments])], obj=state)
 
     return call
 
@@ -75,6 +75,10 @@ def test_size_and_seed_are_obeyed(run: object, tmp_path: Path) -> None:
         (["--compare"], "--compare needs --linfusion"),
         (["--size", "big"], "'big' is not of the form 768x512"),
         (["--size", "17"], "multiple of 8"),
+        (["--min-tokens", "4"], "--min-tokens needs --linfusion"),
+        (["--seed", str(2**70)], "is not in the range"),
+        (["--device", "nowhere"], "--device nowhere: torch cannot compute there"),
+        (["--device", "meta"], "--device meta: torch cannot compute there"),
         (["-o", "x.tiff"], "name a file that ends in one of .png"),
         (["-o", "x.html"], "name a file that ends in one of .png"),
     ],
@@ -84,6 +88,16 @@ def test_wrong_usage_ends_with_2(run: object, arguments: list[str], message: str
     assert result.exit_code == 2
     assert message in result.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_place_that_cannot_be_written_is_refused_before_drawing(
+    run: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("linzoo.generate.compare.draw", lambda *_: pytest.fail("drawn in vain"))
+    (tmp_path / "file").touch()
+    result = run("tiny", "a cat", "-o", tmp_path / "file" / "deep" / "x.png")
+    assert result.exit_code == 1
+    assert f"{tmp_path / 'file'} is no folder that you may write to" in result.stderr
 
 
 def test_a_source_or_checkpoint_that_is_not_there_ends_with_1(run: object) -> None:

@@ -14,7 +14,7 @@ from torch import nn
 from linzoo.attention.linfusion import LinFusion
 from linzoo.attention.mount import mount, mounted_layers, unmount
 from linzoo.attention.mounted import MountedAttention
-from linzoo.checkpoints.linfusion import LinFusionConfig
+from linzoo.checkpoints.linfusion import WEIGHTS_NAME, LinFusionConfig
 from linzoo.checkpoints.source import Checkpoint, open_source
 from linzoo.errors import CheckpointError, UsageError
 
@@ -123,6 +123,11 @@ def read_linfusion(checkpoint: str | Path, *, registry: Registry | None = None) 
         isinstance(checkpoint, str) and _HUB_NAME.fullmatch(checkpoint) and not Path(checkpoint).exists()
     )
     opened = open_source(f"hf://{checkpoint}" if hub_name else checkpoint, registry=registry)
+    if not opened.path.is_dir():
+        raise CheckpointError(
+            f"{opened.path}: a LinFusion checkpoint is a folder, with config.json and {WEIGHTS_NAME} in it, and this is "
+            "a file. 'linzoo convert' makes one from a teacher."
+        )
     config = LinFusionConfig.from_folder(opened.path)
     with torch.device("meta"):
         linfusion: LinFusion = LinFusion(modules_list=config.to_json()["modules_list"], registry=registry)

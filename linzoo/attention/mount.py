@@ -124,7 +124,10 @@ def _check_site(name: str, site: nn.Module, heads: int, weights: nn.ModuleDict) 
             f"{name} does more than attend (a norm, added keys or a residual); it cannot be replaced."
         )
     if site.heads != heads:
-        raise MountError(f"{name} has {site.heads} heads in this UNet, but {heads} in the checkpoint.")
+        raise MountError(
+            f"{name} has {site.heads} heads in this UNet, but {heads} in the checkpoint: the checkpoint is for "
+            "another variant."
+        )
     for path in LEAVES.values():
         new, old = base_of(weights.get_submodule(path)), base_of(site.get_submodule(path))
         shapes = [(each.out_features, each.in_features) for each in (new, old)]

@@ -102,6 +102,11 @@ def test_a_wrong_path_and_an_unreachable_repository_are_told_apart(tmp_path: Pat
         linzoo.load(tiny_unet(), "nobody/nothing")
 
 
+def test_a_file_is_no_checkpoint(folder: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"model\.safetensors: a LinFusion checkpoint is a folder"):
+        linzoo.load(tiny_unet(), folder / WEIGHTS)
+
+
 def test_the_handle_tells_what_is_mounted(folder: Path) -> None:
     unet = tiny_unet()
     handle = linzoo.load(unet, folder)

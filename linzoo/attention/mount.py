@@ -31,11 +31,12 @@ def mount(unet: nn.Module, linfusion: LinFusion, *, min_tokens: int = 0) -> dict
     Weights that checkpoint and teacher have in common, bit for bit, exist once afterwards (the teacher's). Of the
     others the teacher's are kept for :func:`unmount`: up to four matrices a layer, 99 MB for SD 1.5 and 819 MB for
     SD-XL in half precision. With ``min_tokens`` they are part of the UNet and move with it; without, they stay on
-    the device that they are on now (mount before ``.to("cuda")`` to keep them in host memory).
+    the device that they are on now (mount before ``.to("cuda")`` to keep them in host memory) until unmounted.
 
     Args:
         unet: a UNet or ControlNet of diffusers.
-        linfusion: the checkpoint; its modules become part of the UNet and take its device and dtype.
+        linfusion: the checkpoint; its modules become part of the UNet, of this one alone, and take its device and
+            dtype.
         min_tokens: a layer that is given fewer tokens than this computes the teacher's softmax attention.
 
     Returns:
@@ -43,7 +44,7 @@ def mount(unet: nn.Module, linfusion: LinFusion, *, min_tokens: int = 0) -> dict
 
     Raises:
         MountError: a module does not exist, is no plain self-attention, has another width or number of heads, is
-            already mounted, or is under an offloading hook.
+            already mounted, or is under an offloading, casting or caching hook.
     """
     sites = [unet.get_submodule(name) for name in _checked_names(unet, linfusion)]
     dtype = getattr(unet, "dtype", torch.float32)
@@ -66,7 +67,7 @@ def unmount(unet: nn.Module) -> None:
     is left as it is.
 
     Raises:
-        MountError: an offloading or caching hook was put on a mounted layer and is still there.
+        MountError: an offloading, casting or caching hook was put on a mounted layer and is still there.
     """
     layers = mounted_layers(unet)
     _refuse_hooks(unet, layers)

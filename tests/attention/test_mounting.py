@@ -174,6 +174,37 @@ def test_cross_attention_called_attn1_is_refused(tmp_path: Path) -> None:
         linzoo.load(tiny_unet(only_cross_attention=True), folder)
 
 
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"norm_num_groups": 4},
+        {"spatial_norm_dim": 8},
+        {"qk_norm": "layer_norm"},
+        {"added_kv_proj_dim": 8},
+        {"residual_connection": True},
+        {"rescale_output_factor": 2.0},
+    ],
+)
+def test_an_attention_that_does_more_is_refused(tmp_path: Path, more: dict[str, object]) -> None:
+    unet = tiny_unet()
+    folder = write_linfusion(unet, tmp_path)
+    site = Attention(32, heads=4, dim_head=8, **more)
+    unet.down_blocks[0].attentions[0].transformer_blocks[0].attn1 = site
+    with pytest.raises(MountError, match=r"down_blocks\.0\..*attn1 does more than attend"):
+        linzoo.load(unet, folder)
+    assert mounted_layers(unet) == {}
+
+
+def test_what_is_no_spatial_attention_is_refused(tmp_path: Path) -> None:
+    unet = torch.nn.Module()
+    unet.motion_modules = torch.nn.ModuleDict({"attn1": Attention(32, heads=4, dim_head=8)})
+    unet.linear = torch.nn.Linear(32, 32)
+    for name, message in (("motion_modules.attn1", "is attention over time"), ("linear", "but a Linear")):
+        entry = {"module_name": name, "dim_n": 32, "heads": 4, "projection_mid_dim": None}
+        with pytest.raises(MountError, match=message):
+            mount(unet, LinFusion([entry]))
+
+
 def test_what_is_no_unet_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="A str has no UNet"):
         linzoo.load("pipe", tmp_path)

@@ -390,12 +390,12 @@ def test_a_layer_under_a_hook_is_refused_until_the_hook_is_gone(tmp_path: Path, 
     assert calls.linear == 0
 
 
-def test_group_offloading_around_a_layer_is_refused_until_it_is_gone(tmp_path: Path) -> None:
+def test_group_offloading_around_a_layer_is_refused(tmp_path: Path) -> None:
     unet = tiny_unet()
     folder = write_linfusion(unet, tmp_path)
     cpu = torch.device("cpu")
     unet.enable_group_offload(cpu, cpu, offload_type="block_level", num_blocks_per_group=1)
-    with pytest.raises(MountError, match=r"down_blocks\.0 is under an offloading"):
+    with pytest.raises(MountError, match="under an offloading"):
         linzoo.load(unet, folder)
     handle = linzoo.load(other := tiny_unet(), folder)
     other.enable_group_offload(cpu, cpu, offload_type="block_level", num_blocks_per_group=1)

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from linzoo.checkpoints.digest import stamp_of
 from linzoo.checkpoints.header import DTYPES, TensorInfo
 from linzoo.errors import CheckpointError
 
@@ -58,7 +59,7 @@ class PickledTensors:
     """
 
     def __init__(self, path: Path) -> None:
-        self.files = (path,)
+        self.stamps = {path: stamp_of(path)}
         contents = _load(path)
         self.metadata: dict[str, str] = {}
         self._torch: dict[str, torch.Tensor] = {}

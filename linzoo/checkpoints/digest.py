@@ -15,6 +15,9 @@ from linzoo.errors import CheckpointError
 
 _CHUNK = 1 << 20
 
+Stamp = tuple[int, int, int]
+"""Inode, size and time of change of a file: another stamp means other content."""
+
 
 @dataclass(frozen=True)
 class Digest:
@@ -22,6 +25,27 @@ class Digest:
 
     bytes: int
     sha256: str
+
+
+def stamp_of(path: Path) -> Stamp:
+    """Return the stamp of a file.
+
+    Raises:
+        CheckpointError: it cannot be read.
+    """
+    try:
+        return _stamp(path.stat())
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read: {error.strerror or error}") from error
+
+
+def changed(path: Path) -> CheckpointError:
+    """The error for a file whose stamp is not what it was."""
+    return CheckpointError(f"{path}: changed while it was read; run again when nothing writes to it")
+
+
+def _stamp(status: os.stat_result) -> Stamp:
+    return status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def digest(path: Path, cancelled: threading.Event | None = None) -> Digest:
@@ -34,17 +58,16 @@ def digest(path: Path, cancelled: threading.Event | None = None) -> Digest:
     view = memoryview(buffer)
     try:
         with path.open("rb", buffering=0) as file:
-            before = os.fstat(file.fileno())
+            before = _stamp(os.fstat(file.fileno()))
             while count := file.readinto(buffer):
                 if cancelled is not None and cancelled.is_set():
                     break
                 hasher.update(view[:count])
-            after = path.stat()
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read: {error.strerror or error}") from error
-    if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
-        raise CheckpointError(f"{path}: changed while it was read; run again when nothing writes to it")
-    return Digest(after.st_size, hasher.hexdigest())
+    if stamp_of(path) != before:
+        raise changed(path)
+    return Digest(before[1], hasher.hexdigest())
 
 
 class BackgroundDigests:

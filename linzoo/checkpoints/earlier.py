@@ -22,16 +22,28 @@ class EarlierResult:
     def check_replaceable(self, lock: Mapping[str, Any], force: bool) -> None:
         """Agree to be replaced by a new result: the same one again, or any with ``force``.
 
+        Args:
+            lock: the lock file of the new result, or the part of it that is known yet.
+            force: replace another result too.
+
         Raises:
-            CheckpointError: the new result is another one, and ``force`` is not set.
+            CheckpointError: the new result is another one and ``force`` is not set, or files have come into the
+                folder that linzoo did not write.
         """
-        different = sorted(
-            key for key in lock.keys() | self.lock.keys() if lock.get(key) != self.lock.get(key)
-        )
+        self._check_files()
+        different = sorted(key for key, value in lock.items() if value != self.lock.get(key))
         if different and not force:
             raise CheckpointError(
                 f"{self.folder} holds another result of linzoo (different: {', '.join(different)});"
                 " use --force to replace it, or choose another folder"
+            )
+
+    def _check_files(self) -> None:
+        names = {each.name for each in self.folder.iterdir()}
+        if foreign := names - set(self.lock["outputs"]) - {LOCK_NAME}:
+            raise CheckpointError(
+                f"{self.folder} holds files that linzoo did not write ({_some(foreign)}) and would lose; move them"
+                " away, or choose another folder"
             )
 
 
@@ -39,10 +51,10 @@ def check_target(out: Path, sources: Iterable[Path]) -> EarlierResult | None:
     """Check that a result can go to ``out``; return the earlier result that stands there.
 
     Only what a run can make again is ever replaced: a folder that holds the files of its lock file, unchanged, and
-    nothing else.
+    nothing else (see :meth:`EarlierResult.check_replaceable`).
 
     Raises:
-        CheckpointError: ``out`` is a file, lies inside a source, or holds anything else.
+        CheckpointError: ``out`` is a file, lies inside a source, or holds no result, or one that has changed.
     """
     place = Path(os.path.realpath(out))
     for source in sources:
@@ -62,11 +74,6 @@ def check_target(out: Path, sources: Iterable[Path]) -> EarlierResult | None:
     if lock is None:
         raise CheckpointError(
             f"{out} is not empty and was not made by linzoo ({_some(names)}); choose a folder that does not exist yet"
-        )
-    if foreign := names - set(lock["outputs"]) - {LOCK_NAME}:
-        raise CheckpointError(
-            f"{out} holds files that linzoo did not write ({_some(foreign)}) and would lose; move them away, or"
-            " choose another folder"
         )
     if changed := changed_outputs(place, lock):
         raise CheckpointError(

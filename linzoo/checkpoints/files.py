@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol, TypeVar
 
+from linzoo.checkpoints.digest import Stamp, stamp_of
 from linzoo.checkpoints.header import Header, Openable, TensorInfo, read_header
 from linzoo.errors import CheckpointError
 
@@ -16,8 +17,8 @@ class TensorStore(Protocol):
     """Named tensors that lie in files: what :class:`linzoo.checkpoints.source.Checkpoint` reads from."""
 
     @property
-    def files(self) -> tuple[Path, ...]:
-        """The files on this machine that hold the tensors."""
+    def stamps(self) -> Mapping[Path, Stamp]:
+        """The files on this machine that hold the tensors, as they were when they were opened."""
 
     @property
     def tensors(self) -> Mapping[str, TensorInfo]:
@@ -43,7 +44,7 @@ class SafetensorsFiles:
     """
 
     def __init__(self, files: Mapping[F, frozenset[str] | None]) -> None:
-        self.files: tuple[Path, ...] = tuple(path for path in files if isinstance(path, Path))
+        self.stamps = {path: stamp_of(path) for path in files if isinstance(path, Path)}
         self.tensors: dict[str, TensorInfo] = {}
         self.metadata: dict[str, str] = {}
         self._file_of: dict[str, Openable] = {}

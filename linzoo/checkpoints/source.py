@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from linzoo.checkpoints.digest import changed, stamp_of
 from linzoo.checkpoints.files import SafetensorsFiles, TensorStore
 from linzoo.checkpoints.folder import open_component, read_configs
 from linzoo.checkpoints.header import DTYPES, TensorInfo
@@ -45,7 +46,7 @@ class Checkpoint:
     @property
     def files(self) -> tuple[Path, ...]:
         """The files that hold the tensors."""
-        return self.store.files
+        return tuple(self.store.stamps)
 
     @property
     def tensors(self) -> Mapping[str, TensorInfo]:
@@ -75,6 +76,16 @@ class Checkpoint:
         info = self.tensors[name]
         array: np.ndarray = np.ndarray(info.shape, DTYPES[info.dtype], self.read_bytes(name))
         return array
+
+    def check_unchanged(self) -> None:
+        """Check that the files are still those whose headers were read.
+
+        Raises:
+            CheckpointError: one was written to, replaced or removed.
+        """
+        for path, stamp in self.store.stamps.items():
+            if stamp_of(path) != stamp:
+                raise changed(path)
 
 
 def open_source(

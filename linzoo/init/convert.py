@@ -138,6 +138,9 @@ def execute(
     with explain_os_errors(out):
         earlier = check_target(out, [checkpoint.path for checkpoint in plan.inputs.values()])
         free = require_space(out, plan.disk)
+    settled = settled_part(plan)
+    if earlier is not None:
+        earlier.check_replaceable(settled, force)
     if dry_run:
         return ConversionResult(out, plan, written=False, free=free)
     with ExitStack() as stack:
@@ -150,7 +153,14 @@ def execute(
             CONFIG_NAME: _write(folder / CONFIG_NAME, encode_json(plan.config.to_json())),
             WEIGHTS_NAME: _write_weights(folder / WEIGHTS_NAME, plan, progress),
         }
-        lock = lock_document(plan, {role: each.result() for role, each in hashes.items()}, outputs)
+        read = {role: each.result() for role, each in hashes.items()}
+        for checkpoint in plan.inputs.values():
+            checkpoint.check_unchanged()
+        lock = {
+            **{role: describe_source(plan.inputs[role], digests) for role, digests in read.items()},
+            **settled,
+            "outputs": describe_files(outputs),
+        }
         if earlier is not None:
             earlier.check_replaceable(lock, force)
         _write(folder / LOCK_NAME, encode_json(lock))
@@ -178,14 +188,11 @@ def _write_weights(path: Path, plan: ConversionPlan, progress: Progress | None) 
     return Digest(writer.nbytes, writer.sha256)
 
 
-def lock_document(
-    plan: ConversionPlan, inputs: Mapping[str, Mapping[str, Digest]], outputs: Mapping[str, Digest]
-) -> dict[str, Any]:
-    """Return what ``linzoo.lock.json`` records of a conversion (see the docs for its fields)."""
+def settled_part(plan: ConversionPlan) -> dict[str, Any]:
+    """Return what ``linzoo.lock.json`` records of a conversion, as far as it is known before anything is hashed."""
     return {
         "lock_version": LOCK_VERSION,
         "command": "convert",
-        **{role: describe_source(plan.inputs[role], inputs[role]) for role in plan.inputs},
         "detection": {
             "variant": plan.inspection.variant,
             "prediction_type": plan.inspection.prediction_type,
@@ -209,5 +216,4 @@ def lock_document(
             tensor.name: {"action": tensor.action, "sources": list(tensor.sources), "how": tensor.how}
             for tensor in plan.init.tensors
         },
-        "outputs": describe_files(outputs),
     }

@@ -14,10 +14,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 
 from linzoo.errors import LinzooError
-from linzoo.init.convert import convert
+from linzoo.init.convert import convert, execute
+from linzoo.init.planning import plan_conversion
 from tests.init.toys import Arrays, contents, toy_registry, toy_unet, write_folder, write_ldm
 
 ATTN = "mid_block.attentions.0.transformer_blocks.0.attn1"
@@ -542,6 +543,32 @@ def test_a_folder_that_may_not_be_written(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(Path, "mkdir", closed)
     with pytest.raises(LinzooError, match="choose a folder that you may write to"):
         convert(case.spec, case.out, registry=toy_registry())
+    assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".ckpt"])
+def test_a_source_that_is_replaced_before_it_is_hashed(tmp_path: Path, suffix: str) -> None:
+    """Of two files of one size the header would be read of one and the rest of the other."""
+    paths = []
+    for name, seed in (("model", 0), ("other", 1)):
+        path = write_ldm(tmp_path / f"{name}.safetensors", toy_unet(seed=seed))
+        if suffix == ".ckpt":
+            import torch
+
+            path = tmp_path / f"{name}.ckpt"
+            torch.save(
+                {
+                    key: torch.from_numpy(each)
+                    for key, each in load_file(tmp_path / f"{name}.safetensors").items()
+                },
+                path,
+            )
+        paths.append(path)
+    plan = plan_conversion(paths[0], registry=toy_registry())
+    paths[1].replace(paths[0])
+    before = contents(tmp_path)
+    with pytest.raises(LinzooError, match="changed while it was read; run again"):
+        execute(plan, tmp_path / "out")
     assert contents(tmp_path) == before
 
 

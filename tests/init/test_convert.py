@@ -236,14 +236,28 @@ def test_another_result_is_replaced_only_with_force(tmp_path: Path, unet: dict) 
     source = write_ldm(tmp_path / "a.safetensors", unet)
     before = contents(run(source, tmp_path / "out"))
     with pytest.raises(
-        CheckpointError, match=r"another result of linzoo \(different: init, outputs.*--force"
+        CheckpointError, match=r"another result of linzoo \(different: init, tensors\).*--force"
     ):
-        run(source, tmp_path / "out", init="random")
+        run(source, tmp_path / "out", init="random", dry_run=True)
+    with pytest.raises(CheckpointError, match=r"another result of linzoo \(different: init, tensors\)"):
+        run(source, tmp_path / "out", init="random", progress=pytest.fail)  # before the first byte
+    other = write_ldm(tmp_path / "a.safetensors", toy_unet(seed=5))
+    with pytest.raises(CheckpointError, match=r"another result of linzoo \(different: outputs, source\)"):
+        run(other, tmp_path / "out")
     assert contents(tmp_path / "out") == before
     run(source, tmp_path / "out", init="random", force=True)
     lock = read_lock(tmp_path / "out")
     assert lock is not None
     assert lock["init"]["id"] == "random"
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["a.safetensors", "out"]
+
+
+def test_a_file_that_comes_into_an_earlier_result_meanwhile_is_not_lost(tmp_path: Path, unet: dict) -> None:
+    source = write_ldm(tmp_path / "a.safetensors", unet)
+    out = run(source, tmp_path / "out")
+    with pytest.raises(CheckpointError, match=r"did not write \(notes\.txt\) and would lose"):
+        run(source, out, progress=lambda _: (out / "notes.txt").write_text("mine"))
+    assert (out / "notes.txt").read_text() == "mine"
     assert sorted(each.name for each in tmp_path.iterdir()) == ["a.safetensors", "out"]
 
 

@@ -25,6 +25,8 @@ LEAST_CORRELATION = 0.5
 LEAST_BASIS = 0.2
 """Least cosine over to_v and to_out between linear weights and their base; after a random start it is about 0."""
 
+_CHUNK = 1 << 16
+
 
 @dataclass
 class Similarity:
@@ -37,12 +39,16 @@ class Similarity:
 
     def add(self, first: np.ndarray, second: np.ndarray) -> None:
         """Take in one more pair of the same shape, float32."""
-        a, b = first.reshape(-1), second.reshape(-1)
-        difference = b - a
-        self._dot += float(np.dot(a, b))
-        self._first += float(np.dot(a, a))
-        self._second += float(np.dot(b, b))
-        self._change += float(np.dot(difference, difference))
+        first, second = first.reshape(-1), second.reshape(-1)
+        for begin in range(0, first.size, _CHUNK):
+            # In float64, so that no machine's way of summing shows in the digits that the lock file records.
+            a = first[begin : begin + _CHUNK].astype(np.float64)
+            b = second[begin : begin + _CHUNK].astype(np.float64)
+            difference = b - a
+            self._dot += float(np.dot(a, b))
+            self._first += float(np.dot(a, a))
+            self._second += float(np.dot(b, b))
+            self._change += float(np.dot(difference, difference))
 
     @property
     def cosine(self) -> float:

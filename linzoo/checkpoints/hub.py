@@ -16,7 +16,9 @@ from linzoo.checkpoints.header import Readable
 from linzoo.errors import CheckpointError
 
 _ADDRESS = re.compile(r"hf://([\w.-]+/[\w.-]+)(?:@([\w./-]+))?")
-_CONFIGS = re.compile(r"model_index\.json|config\.json|[\w.-]+/(?:config|scheduler_config)\.json")
+_CONFIGS = re.compile(
+    r"model_index\.json|config\.json|linzoo\.lock\.json|[\w.-]+/(?:config|scheduler_config)\.json"
+)
 
 
 @dataclass(frozen=True)

@@ -51,14 +51,15 @@ def _check_variant(checkpoint: Checkpoint, variant: Registered[Variant], registr
     lock = read_lock(checkpoint.path)
     if lock is None:
         return
-    made_for = lock.get("detection", {}).get("variant")
+    detection = lock.get("detection")
+    made_for = detection.get("variant") if isinstance(detection, dict) else None
     related = {each.value.id for each in registry.lineage(variant.full_id)}
     related |= {
         each.value.id
         for each in registry.variants
         if variant.value.id in {ancestor.value.id for ancestor in registry.lineage(each.full_id)}
     }
-    if made_for not in related:
+    if made_for is not None and made_for not in related:
         raise CheckpointError(
             f"{checkpoint.path}: made for variant '{made_for}', but the source is '{variant.value.id}'"
         )

@@ -351,6 +351,17 @@ def test_headers_are_read_where_they_are(tmp_path: Path, monkeypatch: pytest.Mon
         opened.read("conv_in.weight")
 
 
+def test_the_lock_file_of_published_weights_is_fetched_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("config.json", "linzoo.lock.json"):
+        write_json(tmp_path / "remote" / name, {})
+    write_sparse(tmp_path / "remote" / f"{WEIGHTS}.safetensors", {"0.to_q.weight": (4, 4)})
+    hub = Hub(monkeypatch, tmp_path / "remote", tmp_path / "cache")
+    open_source("hf://user/model")
+    assert sorted(hub.fetched) == ["config.json", f"{WEIGHTS}.safetensors", "linzoo.lock.json"]
+
+
 def test_shards_are_fetched_after_their_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shard(tmp_path / "remote", GOOD_MAP)
     hub = Hub(monkeypatch, tmp_path / "remote", tmp_path / "cache")

@@ -179,6 +179,14 @@ def test_weights_of_another_variant(zoo: Path, tmp_path: Path) -> None:
         run(other, tmp_path / "out", init="pretrained", linfusion=zoo / "linear", prediction_type="epsilon")
 
 
+@pytest.mark.parametrize("detection", [None, [], "toy", {}, {"variant": None}])
+def test_a_lock_file_that_names_no_variant_says_nothing(zoo: Path, tmp_path: Path, detection: object) -> None:
+    linear = Path(shutil.copytree(zoo / "linear", tmp_path / "linear"))
+    lock = json.loads((linear / "linzoo.lock.json").read_text())
+    (linear / "linzoo.lock.json").write_text(json.dumps({**lock, "detection": detection}))
+    run(zoo / "tune.safetensors", tmp_path / "out", init="pretrained", linfusion=linear)
+
+
 def test_weights_of_the_refined_variant_are_welcome(zoo: Path, tmp_path: Path) -> None:
     inpaint = write_ldm(tmp_path / "inpaint.safetensors", toy_unet("toy-inpaint"), "toy-inpaint")
     run(inpaint, tmp_path / "out", init="pretrained", linfusion=zoo / "linear")
@@ -303,6 +311,16 @@ def test_similarity_is_the_textbook_formula(seed: int, amount: float) -> None:
     assert found.relative_change == pytest.approx(
         np.linalg.norm(b - a) / np.linalg.norm(a), rel=1e-3, abs=1e-6
     )
+
+
+def test_similarity_is_summed_in_float64() -> None:
+    """A million small squares beside a large one vanish in float32, more or fewer by the order of the sum."""
+    first = np.full(1_000_000, 1e-3, np.float32)
+    first[0] = 1e4
+    found = Similarity()
+    found.add(first, np.ones_like(first))
+    exact = first.astype(float)
+    assert found.cosine == pytest.approx(exact.sum() / np.linalg.norm(exact) / 1e3, rel=1e-12)
 
 
 def test_similarity_of_zeros() -> None:

@@ -13,7 +13,7 @@ from .files import replacing
 from .progress import track
 
 STEPS = 30
-GUIDANCE = 5.0
+GUIDANCE = 3.0
 _LABEL = 14
 _TOGETHER = 16
 

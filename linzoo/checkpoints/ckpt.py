@@ -29,6 +29,9 @@ _HARMLESS = (
 )
 """What training scripts leave beside the weights; each is replaced by :class:`_Ignored`, so none of it ever runs."""
 
+_MOST_NESTED = 4
+"""How deep a ``state_dict`` may lie; a dict that holds itself has no bottom."""
+
 _UNSUPPORTED = re.compile(r"nsupported (?:global: )?GLOBAL ([\w.]+)")
 """How torch names, one at a time, what an older file wants beyond tensors."""
 
@@ -63,7 +66,9 @@ class PickledTensors:
         contents = _load(path)
         self.metadata: dict[str, str] = {}
         self._torch: dict[str, torch.Tensor] = {}
-        while isinstance(contents, Mapping) and isinstance(contents.get("state_dict"), Mapping):
+        for _ in range(_MOST_NESTED):
+            if not isinstance(contents, Mapping) or not isinstance(contents.get("state_dict"), Mapping):
+                break
             step = contents.get("global_step")
             if isinstance(step, int):
                 self.metadata["global_step"] = str(step)
@@ -108,6 +113,10 @@ def _load(path: Path) -> Any:
     import torch
 
     is_zip = zipfile.is_zipfile(path)
+    if is_zip:
+        _check_uncompressed(path)
+    elif _is_safetensors(path):
+        raise CheckpointError(f"{path}: a safetensors file with a wrong name; rename it to .safetensors")
     allowed: list[Any] = [(_Ignored, name) for name in _HARMLESS]
     try:
         if is_zip and (unsafe := _unsafe_globals(path)):
@@ -123,6 +132,29 @@ def _load(path: Path) -> Any:
         raise
     except Exception as error:  # torch's unpickler meets damage with whatever it trips over
         raise CheckpointError(_damaged(path, error)) from error
+
+
+def _check_uncompressed(path: Path) -> None:
+    """Torch stores what it writes as it is, so that no file unpacks to more than its own size."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            packed = [
+                each.filename for each in archive.infolist() if each.compress_type != zipfile.ZIP_STORED
+            ]
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
+        raise CheckpointError(_damaged(path, error)) from error
+    if packed:
+        raise CheckpointError(
+            f"{path}: a compressed zip archive ({packed[0]!r}), which torch does not write; unpack it first, and name"
+            " the checkpoint in it"
+        )
+
+
+def _is_safetensors(path: Path) -> bool:
+    with path.open("rb") as file:
+        start = file.read(9)
+        size = file.seek(0, 2)
+    return start[8:] == b"{" and int.from_bytes(start[:8], "little") <= size - 8
 
 
 def _refusal(path: Path, wanted: str) -> str:

@@ -7,6 +7,7 @@ import datetime
 import os
 import sys
 import types
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 import torch
+from fakes import write_sparse
 
 from linzoo.checkpoints.source import open_source
 from linzoo.errors import CheckpointError
@@ -146,4 +148,28 @@ def test_truncated_pickles(zipped: bool, keep: float, tmp_path: Path) -> None:
 def test_other_files_with_a_ckpt_name(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "x.ckpt").write_bytes(content)
     with pytest.raises(CheckpointError):
+        open_source(tmp_path / "x.ckpt")
+
+
+def test_a_state_dict_that_holds_itself_has_an_end(tmp_path: Path) -> None:
+    contents: dict[str, Any] = {}
+    contents["state_dict"] = contents
+    torch.save(contents, tmp_path / "x.ckpt")
+    with pytest.raises(CheckpointError, match="holds no tensors"):
+        open_source(tmp_path / "x.ckpt")
+
+
+def test_an_archive_that_unpacks_to_more_than_its_size(tmp_path: Path) -> None:
+    path = tmp_path / "x.ckpt"
+    torch.save({"state_dict": TENSORS}, tmp_path / "plain.ckpt")
+    with zipfile.ZipFile(tmp_path / "plain.ckpt") as plain, zipfile.ZipFile(path, "w") as packed:
+        for each in plain.infolist():
+            packed.writestr(each.filename, plain.read(each), zipfile.ZIP_DEFLATED)
+    with pytest.raises(CheckpointError, match=r"a compressed zip archive \('.*data\.pkl'\)"):
+        open_source(path)
+
+
+def test_a_safetensors_file_with_a_ckpt_name(tmp_path: Path) -> None:
+    write_sparse(tmp_path / "x.ckpt", {"down_blocks.0.weight": (2,)})
+    with pytest.raises(CheckpointError, match="a safetensors file with a wrong name; rename it"):
         open_source(tmp_path / "x.ckpt")

@@ -44,7 +44,7 @@ class SafetensorsFiles:
     """
 
     def __init__(self, files: Mapping[F, frozenset[str] | None]) -> None:
-        self.stamps = {path: stamp_of(path) for path in files if isinstance(path, Path)}
+        self.stamps: dict[Path, Stamp] = {path: stamp_of(path) for path in files if isinstance(path, Path)}
         self.tensors: dict[str, TensorInfo] = {}
         self.metadata: dict[str, str] = {}
         self._file_of: dict[str, Openable] = {}

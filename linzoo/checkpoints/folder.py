@@ -14,6 +14,8 @@ _WEIGHTS = (
     "diffusion_pytorch_model.safetensors.index.json",
     "diffusion_pytorch_model.fp16.safetensors",
     "diffusion_pytorch_model.safetensors.index.fp16.json",
+    "diffusion_pytorch_model.safetensors.fp16.index.json",
+    "diffusion_pytorch_model.fp16.safetensors.index.json",
     "diffusion_pytorch_model.bin",
     "diffusion_pytorch_model.fp16.bin",
 )
@@ -55,7 +57,9 @@ def open_component(folder: Path) -> TensorStore:
     """
     name = pick_weights(frozenset(each.name for each in folder.iterdir()))
     if name is None:
-        raise CheckpointError(f"{folder}: holds no weights (looked for {_WEIGHTS[0]} and its variants)")
+        raise CheckpointError(
+            f"{folder}: holds no weights that linzoo reads: {_WEIGHTS[0]}, its shards, its .fp16. form or a .bin"
+        )
     path = folder / name
     if name.endswith(".json"):
         shards = shards_of(read_json(path), str(path))

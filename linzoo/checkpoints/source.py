@@ -112,10 +112,13 @@ def open_source(
         path, revision = hub.fetch(text)
         return _open_path(text, path, revision)
     path = Path(spec)
-    if path.exists():
-        return _open_path(text, path, None)
-    if path.is_symlink():
-        raise CheckpointError(f"{text}: a link whose target is not there")
+    try:
+        if path.exists():
+            return _open_path(text, path, None)
+        if path.is_symlink():
+            raise CheckpointError(f"{text}: a link whose target is not there")
+    except OSError as error:  # a folder that may not be listed, a name that is too long
+        raise CheckpointError(f"{text}: cannot be read: {error.strerror or error}") from error
     return _open_path(text, _registered(text, registry), None)
 
 
@@ -157,9 +160,10 @@ def _open_path(spec: str, path: Path, revision: str | None) -> Checkpoint:
     if not path.is_file():
         raise CheckpointError(f"{path}: neither a file nor a folder")
     store: TensorStore
-    if path.suffix == ".safetensors":
+    suffix = path.suffix.lower()
+    if suffix == ".safetensors":
         store = SafetensorsFiles({path: None})
-    elif path.suffix in PICKLE_SUFFIXES:
+    elif suffix in PICKLE_SUFFIXES:
         from linzoo.checkpoints.ckpt import PickledTensors
 
         store = PickledTensors(path)

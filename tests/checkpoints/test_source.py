@@ -120,6 +120,15 @@ def test_the_full_precision_file_goes_before_the_variant(tmp_path: Path) -> None
     assert open_source(tmp_path).tensors["conv_in.weight"].dtype == "F32"
 
 
+@pytest.mark.parametrize(
+    "name", ["safetensors.index.fp16", "safetensors.fp16.index", "fp16.safetensors.index"]
+)
+def test_each_name_of_a_half_precision_index(name: str, tmp_path: Path) -> None:
+    shard(tmp_path, GOOD_MAP)
+    (tmp_path / f"{WEIGHTS}.safetensors.index.json").rename(tmp_path / f"{WEIGHTS}.{name}.json")
+    assert set(open_source(tmp_path).tensors) == set(GOOD_MAP)
+
+
 @pytest.mark.parametrize("layout", ["ldm", "ldm-bare", "diffusers"])
 def test_the_unet_under_diffusers_names(layout: str, tmp_path: Path) -> None:
     shapes = unet_shapes("sd15", layout) | {"first_stage_model.encoder.conv_in.weight": (1,)}
@@ -177,6 +186,30 @@ def test_what_is_no_source(tmp_path: Path, registry: Registry) -> None:
     (tmp_path / "dangling.safetensors").symlink_to(tmp_path / "gone")
     with pytest.raises(CheckpointError, match=r"a link whose target is not there"):
         open_source(tmp_path / "dangling.safetensors")
+    with pytest.raises(CheckpointError, match=r"cannot be read: File name too long"):
+        open_source(tmp_path / f"{'x' * 300}.safetensors")
+
+
+def test_a_folder_that_may_not_be_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def closed(_: Path) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    write_json(tmp_path / "config.json", {})
+    monkeypatch.setattr(Path, "iterdir", closed)
+    with pytest.raises(CheckpointError, match=r"cannot be read: Permission denied"):
+        open_source(tmp_path)
+
+
+@pytest.mark.parametrize("suffix", [".SAFETENSORS", ".Ckpt"])
+def test_the_case_of_a_suffix_does_not_matter(suffix: str, tmp_path: Path) -> None:
+    path = tmp_path / f"x{suffix}"
+    if suffix == ".Ckpt":
+        import torch
+
+        torch.save({"down_blocks.0.weight": torch.zeros(2)}, path)
+    else:
+        write_sparse(path, {"down_blocks.0.weight": (2,)})
+    assert open_source(path).layout == "diffusers"
 
 
 def test_folders_that_cannot_be_used(tmp_path: Path) -> None:

@@ -41,6 +41,10 @@ class Detector:
             PluginError: there is no such variant.
         """
         kind = self._kind()
+        if variant and kind != "unet":
+            raise CheckpointError(
+                f"{self.checkpoint.spec}: not the '{variant}' that --variant says: {self.evidence[-1].detail}"
+            )
         if kind != "unet":
             known = kind != "unknown"
             return self._result(kind, name_of(kind) if known else "", None, None, "high" if known else "none")

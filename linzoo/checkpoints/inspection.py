@@ -94,26 +94,39 @@ class Inspection:
         """
         if not self.decided:
             raise UndecidedError(self.question())
+        if self.kind != "unet":
+            raise CheckpointError(f"{self.checkpoint.spec}: this is {self.name}; a UNet is needed here")
         if self.variant_entry is None or self.prediction_type is None:
             raise CheckpointError(
                 f"{self.checkpoint.spec}: this is {self.name}, which no installed variant covers;"
-                " 'linzoo list variants' shows those that do"
+                " 'linzoo list variants' shows those that there are"
             )
         return self.variant_entry, self.prediction_type
 
     def question(self) -> str:
         """What is undecided, what was seen, and which flag settles it; for the error that ends with exit code 3."""
-        if self.variant_entry is None:
-            about, what = "variant" if self.kind == "unet" else "kind", "it is undecided what this is"
-            flag = "--variant ID, if you know better (ids: 'linzoo list variants')"
+        if self.kind != "unet":
+            about, what = "kind", "it is undecided what this is"
+            advice = (
+                "no flag settles it: linzoo finds a UNet by its tensor names, in the LDM layout (also without"
+                " 'model.diffusion_model.') or diffusers'; get the file in one of these"
+            )
+        elif self.variant_entry is None:
+            about, what = "variant", "a UNet, but it is undecided of which variant"
+            advice = (
+                "settle it with --variant ID, if it has every tensor of that variant ('linzoo list variants')"
+            )
         else:
             about, what = "prediction_type", f"this is {self.variant}, but it is undecided what it predicts"
-            flag = "--prediction-type epsilon or --prediction-type v_prediction (its model card says which)"
+            advice = (
+                "settle it with --prediction-type epsilon or --prediction-type v_prediction (its model card says"
+                " which)"
+            )
         seen = [each.detail for each in self.evidence if each.about == about]
         lines = [
             f"  seen: {detail}" for detail in seen or ["no config, sidecar, metadata or marker says anything"]
         ]
-        return "\n".join([f"{self.checkpoint.spec}: {what}", *lines, f"  settle it with {flag}"])
+        return "\n".join([f"{self.checkpoint.spec}: {what}", *lines, f"  {advice}"])
 
     def to_json(self) -> dict[str, Any]:
         """Plain data for ``--json``."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Literal
 
+from linzoo.checkpoints.ldm import LDM_PREFIX
 from linzoo.plugin import Fingerprint
 
 Kind = Literal["unet", "lora", "controlnet", "vae", "text-encoder", "linfusion", "unknown"]
@@ -87,6 +88,14 @@ _NAMES: dict[Kind, str] = {
 }
 _LORA_STARTS = ("lora_", "lycoris_")
 _LORA_PARTS = (".lora_", ".lora.", "_lora.")
+_UNET_STARTS = (
+    "input_blocks.",
+    "middle_block.",
+    "output_blocks.",
+    "down_blocks.",
+    "mid_block.",
+    "up_blocks.",
+)
 _UNET_CLASSES = frozenset({"UNet2DConditionModel"})
 
 
@@ -106,10 +115,7 @@ def kind_of_names(names: Collection[str]) -> Kind:
         return "controlnet"
     if "0.to_q_.0.weight" in names or ("0.to_q.weight" in names and "0.to_out.0.weight" in names):
         return "linfusion"
-    if any(
-        name.startswith(("model.diffusion_model.", "input_blocks.", "down_blocks.", "up_blocks."))
-        for name in names
-    ):
+    if any(name.removeprefix(LDM_PREFIX).startswith(_UNET_STARTS) for name in names):
         return "unet"
     if any(name.startswith(("first_stage_model.", "encoder.down", "decoder.up")) for name in names):
         return "vae"

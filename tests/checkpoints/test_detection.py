@@ -214,8 +214,10 @@ def test_what_is_no_unet_is_named(case: str, registry: Registry, tmp_path: Path)
         write_sparse(tmp_path / "x.safetensors", dict.fromkeys(OTHERS[case], (2, 2))), registry=registry
     )
     assert (found.kind, found.variant, found.prediction_type, found.decided) == (kind, None, None, True)
-    with pytest.raises(CheckpointError, match="which no installed variant covers"):
+    with pytest.raises(CheckpointError, match=r"this is an? .*; a UNet is needed here"):
         found.require()
+    with pytest.raises(CheckpointError, match=r"not the 'sd15' that --variant says: .* named as"):
+        inspect(tmp_path / "x.safetensors", registry=registry, variant="sd15")
 
 
 @pytest.mark.parametrize("class_name", ["LinFusion", "ControlNetModel", "AutoencoderKL"])
@@ -234,8 +236,19 @@ def test_component_folders_are_told_by_their_class(
 def test_what_is_nothing_known_is_unknown(registry: Registry, tmp_path: Path) -> None:
     found = inspect(write_sparse(tmp_path / "x.safetensors", {"foo": (2, 2)}), registry=registry)
     assert (found.kind, found.decided, found.confidence) == ("unknown", False, "none")
-    with pytest.raises(UndecidedError, match="named as nothing that linzoo knows: foo"):
+    with pytest.raises(
+        UndecidedError, match=r"(?s)named as nothing that linzoo knows: foo.*no flag settles it"
+    ):
         found.require()
+
+
+def test_another_kind_of_network_behind_the_prefix_is_no_unet(registry: Registry, tmp_path: Path) -> None:
+    names = (
+        "model.diffusion_model.double_blocks.0.img_attn.qkv.weight",
+        "model.diffusion_model.img_in.weight",
+    )
+    found = inspect(write_sparse(tmp_path / "x.safetensors", dict.fromkeys(names, (2, 2))), registry=registry)
+    assert (found.kind, found.decided) == ("unknown", False)
 
 
 def _with_variants(registry: Registry, *extra) -> SimpleNamespace:

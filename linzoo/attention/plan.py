@@ -9,7 +9,7 @@ from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
-from linzoo.errors import CheckpointError, UsageError
+from linzoo.errors import CheckpointError, LinzooError, PluginError, UsageError
 from linzoo.plugin import AttentionPlan, AttentionRule, FrozenMap, Mixer
 
 if TYPE_CHECKING:
@@ -56,13 +56,25 @@ class Placement:
         return self.mixer.module is not None
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Shape of each tensor of the mixer at this site, by the name inside the module; empty for softmax."""
+        """Shape of each tensor of the mixer at this site, by the name inside the module; empty for softmax.
+
+        Raises:
+            UsageError: the mixer refuses these options.
+            PluginError: the mixer fails.
+        """
         if self.mixer.tensors is None:
             return {}
-        shapes = self.mixer.tensors.load()(
-            self.site.dim, self.site.heads, {**self.mixer.options, **self.options}
-        )
-        return {name: tuple(shape) for name, shape in shapes.items()}
+        tensors = self.mixer.tensors.load()
+        try:
+            shapes = tensors(self.site.dim, self.site.heads, {**self.mixer.options, **self.options})
+            return {name: tuple(shape) for name, shape in shapes.items()}
+        except LinzooError:
+            raise
+        except Exception as error:
+            raise PluginError(
+                f"mixer '{self.mixer.id}' cannot tell its tensors at '{self.site.name}':"
+                f" {type(error).__name__}: {error}"
+            ) from error
 
 
 def sites_of(config: Mapping[str, Any], shapes: Mapping[str, Sequence[int]]) -> list[AttentionSite]:

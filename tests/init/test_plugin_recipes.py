@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from linzoo.errors import LinzooError
+from linzoo.errors import LinzooError, PluginError
 from linzoo.init.convert import convert
 from tests.init.toys import contents, read_result, toy_registry, toy_unet, write_ldm
 
@@ -62,3 +62,22 @@ def test_what_does_not_fit(source: Path, tmp_path: Path, plan: str, init: str, m
     with pytest.raises(LinzooError, match=message):
         convert(source, tmp_path / "out", plan=plan, init=init, registry=toy_registry())
     assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [(ZeroDivisionError("oh"), "ZeroDivisionError: oh"), (None, "AttributeError"), ({"a": 3}, "TypeError")],
+)
+def test_a_mixer_that_fails_is_named(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: object, message: str
+) -> None:
+    def tensors(*_: object) -> object:
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    monkeypatch.setattr("tests.init.toyzoo.own.tensors", tensors)
+    with pytest.raises(
+        PluginError, match=f"mixer 'toy-mixer' cannot tell its tensors at 'mid_block.*{message}"
+    ):
+        convert(source, tmp_path / "out", plan="toy-own-mixer", init="toy-ones", registry=toy_registry())

@@ -39,9 +39,9 @@ NOTE = (
 @click.option("--open/--no-open", "show", default=False, help="Open the contact sheet in the web browser.")
 @pass_state
 def demo(state: State, out: Path, steps: int, show: bool) -> None:
-    """Show linzoo's main job on mini, the small trained model that ships with it, and name each command.
+    """Convert the small model that ships, mount it, draw with it.
 
-    Inspects the model's single file, converts it to a LinFusion checkpoint, mounts that and draws 16 prompts with
+    Shows linzoo's main job on mini and names each command: inspects the model's single file, converts it to a LinFusion checkpoint, mounts that and draws 16 prompts with
     teacher and student side by side. Takes a few minutes on a CPU and needs no network.
 
     \b

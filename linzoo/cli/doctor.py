@@ -23,7 +23,9 @@ DTYPES = ("float32", "float16", "bfloat16", "float8_e4m3fn")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @pass_state
 def doctor(state: State, as_json: bool) -> None:
-    """Print versions, devices, dtypes, Triton, plugins and whether the Hub is used.
+    """Print a block of facts to paste in a bug report.
+
+    Versions, devices, dtypes, Triton, plugins, and whether the Hub is used.
 
     \b
     Example:

@@ -81,14 +81,17 @@ def generate(
     out: Path | None,
     **drawing: Any,
 ) -> None:
-    """Draw PROMPT with SOURCE, with a LinFusion checkpoint mounted in it, or with both from the same noise.
+    """Draw PROMPT with a teacher, its student, or both.
+
+    SOURCE alone is the teacher; with --linfusion that checkpoint is mounted in it; --compare draws both from the same
+    noise, side by side.
 
     SOURCE is a diffusers folder, a .safetensors or .ckpt file, hf://repo[@rev] or a registered name. The same seed
     gives the same picture.
 
     \b
     Examples:
-      linzoo generate mini "red apple, 3D emoji"
+      linzoo generate mini "red apple, 3d emoji"
       linzoo generate dreamshaper_8.safetensors "a lighthouse at dusk" --linfusion dreamshaper-linfusion --compare
       linzoo generate sdxl-folder "a harbour" --linfusion sdxl-linfusion --size 2048x1024 --min-tokens 4096
     """

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
+import textwrap
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -12,6 +15,8 @@ from linzoo.errors import UndecidedError
 
 if TYPE_CHECKING:
     from linzoo.checkpoints.inspection import Inspection
+
+_LABELS = 17  # columns
 
 
 @click.command(cls=Command)
@@ -27,10 +32,10 @@ if TYPE_CHECKING:
 def inspect(
     state: State, source: str, variant: str | None, prediction_type: str | None, as_json: bool
 ) -> None:
-    """Tell what a checkpoint is, with the evidence; reads its headers only.
+    """Tell what a checkpoint is, with the evidence.
 
     SOURCE is a diffusers folder, a .safetensors or .ckpt file, hf://repo[@rev] or a registered name.
-    Of a model on the Hub only configs and headers are fetched.
+    Only headers and configs are read, and of a model on the Hub nothing else is fetched.
     Exits with 3 where the evidence does not settle the variant or the prediction type.
 
     \b
@@ -53,23 +58,29 @@ def inspect(
 
 
 def _print(found: Inspection) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    console = Console(highlight=False, markup=False)
-    facts = Table.grid(padding=(0, 2))
     for label, value in _facts(found):
-        facts.add_row(label, value)
-    console.print(facts, "")
-    evidence = Table("evidence on", "from", "says", "confidence", box=None, padding=(0, 2, 0, 0))
-    evidence.add_column("seen", overflow="fold")
+        _print_wrapped(value, f"{label:{_LABELS}}", " " * _LABELS)
+    click.echo("\nevidence")
     for each in found.evidence:
-        evidence.add_row(
-            each.about.replace("_", " "), each.source, each.says or "-", each.confidence, each.detail
+        about = each.about.replace("_", " ")
+        click.echo(
+            f"  {about}: {each.says or 'undecided'} (from {each.source}, confidence {each.confidence})"
         )
-    console.print(evidence)
+        _print_wrapped(each.detail, "    ", "    ")
     for problem in found.problems:
-        console.print(f"\nnote: {problem}")
+        click.echo()
+        _print_wrapped(problem, "note: ", "      ")
+
+
+def _print_wrapped(text: str, first: str, later: str) -> None:
+    """Print a text as wide as the terminal, a long path whole; elsewhere in one line."""
+    if sys.stdout.isatty():
+        width = shutil.get_terminal_size().columns
+        text = textwrap.fill(text, max(width, 40), initial_indent=first, subsequent_indent=later,
+                             break_long_words=False, break_on_hyphens=False)  # fmt: skip
+    else:
+        text = first + text
+    click.echo(text)
 
 
 def _facts(found: Inspection) -> Iterator[tuple[str, str]]:

@@ -22,7 +22,7 @@ KIND_NAMES = ("variants", "plans", "mixers", "inits", "recipes", "checks")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @pass_state
 def list_entries(state: State, kind: str | None, as_json: bool) -> None:
-    """List variants, attention plans, mixers, init recipes and distill recipes.
+    """List variants, plans, mixers, init and distill recipes.
 
     \b
     Examples:

@@ -55,7 +55,7 @@ def count_parts(checkpoint: Checkpoint) -> dict[str, Part]:
     unet = set(unet_names(checkpoint.tensors, checkpoint.layout).values())
     groups: dict[str, list[TensorInfo]] = {}
     for name, info in checkpoint.tensors.items():
-        part = "unet" if name in unet else _part_of(name)
+        part = "unet" if name in unet else part_of(name)
         groups.setdefault(part, []).append(info)
     return {part: _count(infos) for part, infos in sorted(groups.items())}
 
@@ -88,7 +88,8 @@ def _dtype_oddities(dtypes: dict[str, int]) -> Iterator[str]:
         yield f"the UNet mixes dtypes: {counts}"
 
 
-def _part_of(name: str) -> str:
+def part_of(name: str) -> str:
+    """The component that a tensor outside the UNet belongs to, by its name; ``other`` where that is not known."""
     return next((part for prefix, part in _PARTS.items() if name.startswith(prefix)), "other")
 
 

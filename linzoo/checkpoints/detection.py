@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, cast
 
-from linzoo.checkpoints.census import count_parts, oddities
+from linzoo.checkpoints.census import count_parts, oddities, part_of
 from linzoo.checkpoints.evidence import Confidence, Evidence, decide, weakest
 from linzoo.checkpoints.features import fingerprint_of
 from linzoo.checkpoints.inspection import Inspection
@@ -83,7 +83,8 @@ class Detector:
         if kind == "unet":
             detail = f"{len(self.shapes)} of {len(names)} tensors are named as a UNet's, layout {self.checkpoint.layout}"
         elif kind == "unknown":
-            detail = f"{len(names)} tensors, named as nothing that linzoo knows: {', '.join(names[:3])}"
+            strange = [name for name in names if part_of(name) == "other"] or names
+            detail = f"{len(strange)} of {len(names)} tensors are named as nothing that linzoo knows: {', '.join(strange[:3])}"
         else:
             detail = f"{len(names)} tensors, named as those of {name_of(kind)}: {', '.join(names[:2])}"
         known = kind != "unknown"

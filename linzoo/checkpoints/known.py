@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Literal
 
-from linzoo.checkpoints.ldm import LDM_PREFIX
+from linzoo.checkpoints.layout import layout_of
 from linzoo.plugin import Fingerprint
 
 Kind = Literal["unet", "lora", "controlnet", "vae", "text-encoder", "linfusion", "unknown"]
@@ -71,11 +71,10 @@ KNOWN_UNETS: dict[Fingerprint, str] = {
 """Published UNets that no built-in variant converts yet, by fingerprint. A plugin's variant goes before them."""
 
 _CLASSES: dict[str, Kind] = {
+    "UNet2DConditionModel": "unet",
     "LinFusion": "linfusion",
     "ControlNetModel": "controlnet",
     "AutoencoderKL": "vae",
-    "CLIPTextModel": "text-encoder",
-    "CLIPTextModelWithProjection": "text-encoder",
 }
 _NAMES: dict[Kind, str] = {
     "unet": "a UNet",
@@ -88,20 +87,19 @@ _NAMES: dict[Kind, str] = {
 }
 _LORA_STARTS = ("lora_", "lycoris_")
 _LORA_PARTS = (".lora_", ".lora.", "_lora.")
-_UNET_STARTS = (
-    "input_blocks.",
-    "middle_block.",
-    "output_blocks.",
-    "down_blocks.",
-    "mid_block.",
-    "up_blocks.",
-)
-_UNET_CLASSES = frozenset({"UNet2DConditionModel"})
+_VAE_STARTS = (
+    "first_stage_model.", "vae.", "encoder.", "decoder.", "quant_conv.", "post_quant_conv.", "loss.",
+)  # fmt: skip
+_TEXT_STARTS = (
+    "cond_stage_model.", "conditioner.", "text_model.", "transformer.", "embeddings.", "encoder.", "token_embedding.",
+    "positional_embedding", "final_layer_norm.", "ln_final.", "text_projection", "logit_scale", "attn_mask",
+    "vision_model.", "visual",
+)  # fmt: skip
 
 
 def kind_of_class(name: str) -> Kind | None:
     """What a folder holds by the class in its config; None where the class says nothing."""
-    return "unet" if name in _UNET_CLASSES else _CLASSES.get(name)
+    return _CLASSES.get(name)
 
 
 def kind_of_names(names: Collection[str]) -> Kind:
@@ -115,12 +113,13 @@ def kind_of_names(names: Collection[str]) -> Kind:
         return "controlnet"
     if "0.to_q_.0.weight" in names or ("0.to_q.weight" in names and "0.to_out.0.weight" in names):
         return "linfusion"
-    if any(name.removeprefix(LDM_PREFIX).startswith(_UNET_STARTS) for name in names):
+    if layout_of(names) != "other":
         return "unet"
+    # What follows also lies beside UNets whose names linzoo does not know: it must be all that there is.
     if any(name.startswith(("first_stage_model.", "encoder.down", "decoder.up")) for name in names):
-        return "vae"
+        return "vae" if all(name.startswith(_VAE_STARTS) for name in names) else "unknown"
     if any("token_embedding.weight" in name for name in names):
-        return "text-encoder"
+        return "text-encoder" if all(name.startswith(_TEXT_STARTS) for name in names) else "unknown"
     return "unknown"
 
 

@@ -26,7 +26,8 @@ _DIFFUSERS_MODULES = frozenset({
 
 def layout_of(names: Collection[str]) -> Layout:
     """Tell the layout of a single file by the names of its UNet's blocks."""
-    if any(name.startswith(LDM_PREFIX) for name in names):
+    behind = {name[len(LDM_PREFIX) :].partition(".")[0] for name in names if name.startswith(LDM_PREFIX)}
+    if behind & _LDM_MODULES:  # other networks stand behind this prefix too
         return "ldm"
     if any(name.startswith(_LDM_BODY) for name in names):
         return "ldm-bare"

@@ -237,9 +237,20 @@ def test_what_is_nothing_known_is_unknown(registry: Registry, tmp_path: Path) ->
     found = inspect(write_sparse(tmp_path / "x.safetensors", {"foo": (2, 2)}), registry=registry)
     assert (found.kind, found.decided, found.confidence) == ("unknown", False, "none")
     with pytest.raises(
-        UndecidedError, match=r"(?s)named as nothing that linzoo knows: foo.*no flag settles it"
+        UndecidedError,
+        match=r"(?s)1 of 1 tensors are named as nothing that linzoo knows: foo.*no flag settles it",
     ):
         found.require()
+
+
+@pytest.mark.parametrize("beside", ["vae", "vae-diffusers", "text-encoder", "text-encoder-openclip"])
+def test_a_unet_of_unknown_names_is_not_taken_for_what_lies_beside_it(
+    beside: str, registry: Registry, tmp_path: Path
+) -> None:
+    names = [*OTHERS[beside], "diffusion_model.input_blocks.0.0.weight"]
+    found = inspect(write_sparse(tmp_path / "x.safetensors", dict.fromkeys(names, (2, 2))), registry=registry)
+    assert (found.kind, found.decided) == ("unknown", False)
+    assert "diffusion_model.input_blocks.0.0.weight" in found.question()
 
 
 def test_another_kind_of_network_behind_the_prefix_is_no_unet(registry: Registry, tmp_path: Path) -> None:

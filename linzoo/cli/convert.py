@@ -84,6 +84,9 @@ def convert(
     plan = plan_conversion(source, registry=state.registry, **options)
     for problem in plan.inspection.problems:
         state.say(f"note: {problem}")
+    for each in plan.inspection.evidence:
+        if each.about == "prediction_type" and each.source in ("default", "value"):
+            state.say(f"note: prediction type {each.says}: {each.detail}")
     with progress(state, "Writing", plan.nbytes) as advance:
         result = execute(plan, out, force=force, dry_run=dry_run, progress=advance)
     if as_json:
@@ -96,10 +99,12 @@ def convert(
 def _document(result: ConversionResult) -> dict[str, Any]:
     plan = result.plan
     return {
+        "schema": 1,
         "out": str(result.out),
         "written": result.written,
         "variant": plan.variant.value.id,
         "prediction_type": plan.inspection.prediction_type,
+        "confidence": plan.inspection.confidence,
         "plan": plan.attention_plan.value.id,
         "init": plan.recipe.value.id,
         "replaced": [module.module_name for module in plan.config.modules],

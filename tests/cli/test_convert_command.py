@@ -32,6 +32,7 @@ def test_says_what_it_wrote(source: Path, tmp_path: Path) -> None:
     assert f"Wrote {tmp_path / 'out'}: 7 modules, 119 tensors" in result.stdout
     assert "variant toy (epsilon), plan toy-full (0 modules stay softmax), init teacher" in result.stdout
     assert (tmp_path / "out" / "linzoo.lock.json").is_file()
+    assert "note: prediction type epsilon: assumed: published toy models predict epsilon" in result.stderr
 
 
 def test_quiet_says_nothing(source: Path, tmp_path: Path) -> None:
@@ -57,7 +58,7 @@ def test_dry_run_prints_every_tensor_and_what_is_needed(source: Path, tmp_path: 
 def test_json(source: Path, tmp_path: Path) -> None:
     result = run(source, tmp_path / "out", "--json", "--dry-run")
     document = json.loads(result.stdout)
-    assert document["written"] is False
+    assert (document["schema"], document["written"], document["confidence"]) == (1, False, "medium")
     assert (document["variant"], document["prediction_type"], document["init"]) == (
         "toy",
         "epsilon",

@@ -56,6 +56,22 @@ def test_a_decided_file(folder: Path) -> None:
         assert part in text
 
 
+def test_on_a_terminal_every_line_fits(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "80")
+    main(["inspect", "sd15.safetensors"], standalone_mode=False)
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 80
+    start = lines.index("  prediction type: epsilon (from default, confidence medium)")
+    assert lines[start + 1 :] == [
+        "    assumed: published sd15 models predict epsilon; a file trained otherwise and",
+        "    without a marker looks the same",
+    ]
+
+
 def test_json(folder: Path) -> None:
     result = run(folder / "sd15.safetensors", "--json")
     data = json.loads(result.stdout)

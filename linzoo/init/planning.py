@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from linzoo.attention.layout import PROJECTIONS, projection_mid_dim
-from linzoo.attention.plan import Placement, resolve_plan, sites_of
+from linzoo.attention.plan import AttentionSite, Placement, resolve_plan, sites_of
 from linzoo.checkpoints.header import DTYPES
 from linzoo.checkpoints.inspection import Inspection, inspect
 from linzoo.checkpoints.linfusion import GENERALIZED_LINEAR, LinFusionConfig, ModuleEntry
@@ -104,7 +104,7 @@ def plan_conversion(
     checkpoint = inspection.checkpoint
     teacher = open_unet(checkpoint, entry)
     shapes = {name: info.shape for name, info in teacher.tensors.items()}
-    placements = resolve_plan(attention_plan, sites_of(teacher.config, shapes), registry)
+    placements = resolve_plan(attention_plan, _sites(teacher, shapes), registry)
     replaced = [placement for placement in placements if placement.replaced]
     if not replaced:
         raise UsageError(
@@ -146,6 +146,13 @@ def _dtype_code(dtype: str | None) -> str | None:
     if dtype not in CODES:
         raise UsageError(f"dtype '{dtype}' cannot be written; choose one of {', '.join(CODES)}")
     return CODES[dtype]
+
+
+def _sites(teacher: UNetTensors, shapes: Mapping[str, tuple[int, ...]]) -> list[AttentionSite]:
+    try:
+        return sites_of(teacher.config, shapes)
+    except CheckpointError as error:
+        raise CheckpointError(f"{teacher.checkpoint.path}: {error}") from error
 
 
 def _choose_plan(

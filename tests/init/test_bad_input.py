@@ -72,6 +72,11 @@ def case(message: str) -> Callable[[Callable[[Case], Any]], Callable[[Case], Any
     return register
 
 
+@case("model: the UNet config has no 'down_block_types'")
+def a_config_without_blocks(case: Case) -> None:
+    case.pipeline(down_block_types=None)
+
+
 # --- files that are no safetensors file, or only a part of one
 
 

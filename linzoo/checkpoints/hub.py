@@ -138,7 +138,8 @@ def _only_file(address: str, names: Collection[str]) -> str:
     if len(files) == 1:
         return files[0]
     if not files:
-        raise CheckpointError(f"{address}: the repository holds no UNet weights that linzoo reads")
+        where = "its snapshot in the local cache" if _offline() else "the repository"
+        raise CheckpointError(f"{address}: {where} holds no UNet weights that linzoo reads")
     raise CheckpointError(
         f"{address}: the repository holds several models ({', '.join(files)});"
         " download the one you mean and name the file"

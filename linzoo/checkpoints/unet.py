@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from linzoo.checkpoints.components import component_config
@@ -32,16 +33,14 @@ class UNetTensors:
         config: as given.
         names: the file's own name of each tensor, by diffusers name.
         tensors: header of each tensor, by diffusers name, in the file's order.
-        unknown: names in the UNet's part of the file that have no diffusers name.
     """
 
     def __init__(self, checkpoint: Checkpoint, config: Mapping[str, Any]) -> None:
         self.checkpoint = checkpoint
         self.config = dict(config)
-        self.unknown: list[str] = []
         self.names = unet_names(checkpoint.tensors, checkpoint.layout)
         if is_ldm(checkpoint.layout):
-            self._translate(UNetKeyMap(config))
+            self.names = dict(_translated(self.names, UNetKeyMap(config)))
         if not self.names:
             raise CheckpointError(f"{checkpoint.path}: holds no UNet in a layout that linzoo reads")
         self.tensors: dict[str, TensorInfo] = {
@@ -52,18 +51,11 @@ class UNetTensors:
         """Read one tensor as an array of its own dtype; see :meth:`Checkpoint.read`."""
         return self.checkpoint.read(self.names[name])
 
-    def read_bytes(self, name: str) -> memoryview:
-        """Read one tensor's bytes; see :meth:`Checkpoint.read_bytes`."""
-        return self.checkpoint.read_bytes(self.names[name])
 
-    def _translate(self, keys: UNetKeyMap) -> None:
-        translated = {}
-        for name, own in self.names.items():
-            try:
-                translated[keys.to_diffusers(name)] = own
-            except KeyError:
-                self.unknown.append(own)
-        self.names = translated
+def _translated(names: Mapping[str, str], keys: UNetKeyMap) -> Iterator[tuple[str, str]]:
+    for name, own in names.items():
+        with contextlib.suppress(KeyError):  # the UNet of this config has no such tensor
+            yield keys.to_diffusers(name), own
 
 
 def open_unet(checkpoint: Checkpoint, variant: Variant) -> UNetTensors:

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 from linzoo.checkpoints.linfusion import tensor_name
 from linzoo.errors import CheckpointError
-from linzoo.init.numbers import dtype_name, read_finite
-from linzoo.init.recipe import InitPlan, InitRequest, PlannedTensor, PublishedWeights, TargetModule
+from linzoo.init.recipe import InitPlan, InitRequest, PlannedTensor, PublishedWeights, TargetModule, copied
 
 
 def build(request: InitRequest) -> InitPlan:
@@ -27,17 +24,7 @@ def copy_of_published(request: InitRequest, module: TargetModule, name: str) -> 
     """
     linfusion = published(request)
     source = published_name(linfusion, module, name)
-    own = linfusion.checkpoint.tensors[source].dtype
-    dtype = request.dtype or own
-    return PlannedTensor(
-        name=module.target(name),
-        dtype=dtype,
-        shape=module.shapes[name],
-        action="copied",
-        make=partial(read_finite, linfusion.checkpoint, source, dtype),
-        sources=(f"linfusion:{source}",),
-        how="" if own == dtype else f"{dtype_name(own)} to {dtype_name(dtype)}",
-    )
+    return copied(request, module, name, "linfusion", linfusion.checkpoint, source)
 
 
 def published(request: InitRequest) -> PublishedWeights:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -16,6 +17,7 @@ import numpy as np
 from linzoo.checkpoints.linfusion import LinFusionConfig, ModuleEntry, tensor_name
 from linzoo.checkpoints.source import Checkpoint
 from linzoo.checkpoints.unet import UNetTensors
+from linzoo.init.numbers import dtype_name, read_finite
 
 Action = Literal["copied", "initialised", "combined"]
 
@@ -93,6 +95,32 @@ class PlannedTensor:
     make: Callable[[], np.ndarray]
     sources: tuple[str, ...] = ()
     how: str = ""
+
+
+def copied(
+    request: InitRequest, module: TargetModule, name: str, role: str, checkpoint: Checkpoint, source: str
+) -> PlannedTensor:
+    """Plan a copy of one tensor, cast only if another dtype was asked for.
+
+    Args:
+        request: what the recipe was given.
+        module: the module to be made.
+        name: the tensor's name inside it.
+        role: what the copy is read from: ``teacher``, ``linfusion`` or ``base``.
+        checkpoint: where it is read.
+        source: its own name there.
+    """
+    own = checkpoint.tensors[source].dtype
+    dtype = request.dtype or own
+    return PlannedTensor(
+        name=module.target(name),
+        dtype=dtype,
+        shape=module.shapes[name],
+        action="copied",
+        make=partial(read_finite, checkpoint, source, dtype),
+        sources=(f"{role}:{source}",),
+        how="" if own == dtype else f"{dtype_name(own)} to {dtype_name(dtype)}",
+    )
 
 
 @dataclass(frozen=True)

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 from linzoo.attention.layout import BRANCHES, PROJECTIONS
-from linzoo.init.numbers import dtype_name, read_finite
 from linzoo.init.random import constant, fresh_dtype, torch_default
-from linzoo.init.recipe import InitPlan, InitRequest, PlannedTensor, TargetModule
+from linzoo.init.recipe import InitPlan, InitRequest, PlannedTensor, TargetModule, copied
 
 
 def build(request: InitRequest) -> InitPlan:
@@ -30,17 +27,7 @@ def copy_of_teacher(request: InitRequest, module: TargetModule, name: str) -> Pl
     """Plan a copy of one of the teacher's tensors, cast only if another dtype was asked for."""
     teacher = request.teacher
     source = teacher.names[module.source(name)]
-    own = teacher.checkpoint.tensors[source].dtype
-    dtype = request.dtype or own
-    return PlannedTensor(
-        name=module.target(name),
-        dtype=dtype,
-        shape=module.shapes[name],
-        action="copied",
-        make=partial(read_finite, teacher.checkpoint, source, dtype),
-        sources=(f"teacher:{source}",),
-        how="" if own == dtype else f"{dtype_name(own)} to {dtype_name(dtype)}",
-    )
+    return copied(request, module, name, "teacher", teacher.checkpoint, source)
 
 
 def branch_tensor(request: InitRequest, module: TargetModule, name: str) -> PlannedTensor:

@@ -7,13 +7,13 @@ all published models of the variant do. Where none gives an answer, there is non
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from linzoo.checkpoints.evidence import Confidence, Evidence, Source, decide
+from linzoo.checkpoints.evidence import Confidence, Evidence, Source
 from linzoo.checkpoints.source import Checkpoint
 from linzoo.checkpoints.unet import open_unet
 from linzoo.errors import CheckpointError
@@ -38,19 +38,15 @@ _PROBE_MARGIN = 0.25
 def prediction_evidence(
     checkpoint: Checkpoint, variant: Variant, flag: PredictionType | None
 ) -> list[Evidence]:
-    """What the rungs have to say, in the order of the ladder; the last two are asked only when no other answers."""
+    """What the rungs have to say, in the order of the ladder; the last two are asked only when no other speaks."""
     seen = [_says("flag", flag, "given by --prediction-type", "certain")] if flag else []
     seen += _from_configs(checkpoint.configs)
     if checkpoint.path in checkpoint.files:  # one file, and on this machine
         seen += _from_sidecar(checkpoint.path.with_suffix(".yaml"))
     seen += _from_metadata(checkpoint.metadata)
     seen += _from_markers(checkpoint.tensors)
-    if decide(seen):
-        return seen
-    if set(checkpoint.tensors) >= _EDM:
-        detail = "marker tensors 'edm_mean', 'edm_std': EDM preconditioning, neither epsilon nor v"
-        return [*seen, _unclear("marker", detail)]
-    return [*seen, *_from_variant(checkpoint, variant)]
+    # Something that was said and not understood is no reason to assume the usual.
+    return seen or list(_from_variant(checkpoint, variant))
 
 
 def zero_terminal_snr(checkpoint: Checkpoint) -> str | None:
@@ -136,11 +132,14 @@ def _from_metadata(metadata: Any) -> Iterator[Evidence]:
         yield _says("metadata", answer, f"metadata ss_v_parameterization: {trained}")
 
 
-def _from_markers(names: Container[str]) -> Iterator[Evidence]:
+def _from_markers(names: Collection[str]) -> Iterator[Evidence]:
     if "v_pred" in names:
         yield _says("marker", "v_prediction", "marker tensor 'v_pred'")
     if "edm_vpred.sigma_max" in names:
         yield _says("marker", "v_prediction", "marker tensor 'edm_vpred.sigma_max' (v under an EDM schedule)")
+    if _EDM.issubset(names):
+        detail = "marker tensors 'edm_mean', 'edm_std': EDM preconditioning, neither epsilon nor v"
+        yield _unclear("marker", detail)
 
 
 def _from_variant(checkpoint: Checkpoint, variant: Variant) -> Iterator[Evidence]:

@@ -143,6 +143,24 @@ def test_rung_6_markers(registry: Registry, tmp_path: Path) -> None:
     assert "EDM preconditioning, neither epsilon nor v" in found.question()
 
 
+@pytest.mark.parametrize("name", ["sd15", "sdxl"])
+@pytest.mark.parametrize("where", ["config", "sidecar", "metadata"])
+def test_what_is_said_and_not_understood_is_never_overruled_by_an_assumption(
+    name: str, where: str, registry: Registry, tmp_path: Path
+) -> None:
+    path = tmp_path / "x.safetensors"
+    if where == "config":
+        path = folder(tmp_path, {"prediction_type": "flow_prediction"}, name)
+    else:
+        said = {"modelspec.prediction_type": "flow"} if where == "metadata" else {}
+        write_sparse(path, unet_shapes(name, "ldm"), metadata=said)
+    if where == "sidecar":
+        path.with_suffix(".yaml").write_text("model: {params: {parameterization: flow}}")
+    found = inspect(path, registry=registry)
+    assert (found.variant, *answer(found)) == (name, None, "none", "")
+    assert "flow" in found.question()
+
+
 def test_zero_terminal_snr_in_metadata_and_configs(registry: Registry, tmp_path: Path) -> None:
     path = single_file(
         tmp_path / "x.safetensors", "sd15", ss_zero_terminal_snr="True", ss_v_parameterization="True"

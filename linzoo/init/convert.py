@@ -93,7 +93,7 @@ def convert(
         dtype: ``float16``, ``bfloat16`` or ``float32``; None for that of the weights that it starts from.
         seed: of everything that is drawn.
         force: replace an earlier result of linzoo in ``out``, if its files are as linzoo wrote them.
-        dry_run: settle and check everything, write nothing.
+        dry_run: settle everything, check all that can be told without reading the weights, write nothing.
         registry: where ids are looked up; built from all installed plugins when None.
         progress: called with the bytes of each tensor that is written; ``ConversionPlan.nbytes`` in all.
 

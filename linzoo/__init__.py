@@ -13,7 +13,7 @@ from linzoo.errors import LinzooError
 
 if TYPE_CHECKING:
     from linzoo.attention.handle import Handle, load
-    from linzoo.checkpoints.inspection import inspect
+    from linzoo.checkpoints.detection import inspect
     from linzoo.init.convert import convert
     from linzoo.registry import build_registry
 
@@ -21,7 +21,7 @@ _PUBLIC = {
     "Handle": "linzoo.attention.handle",
     "build_registry": "linzoo.registry",
     "convert": "linzoo.init.convert",
-    "inspect": "linzoo.checkpoints.inspection",
+    "inspect": "linzoo.checkpoints.detection",
     "load": "linzoo.attention.handle",
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from linzoo.checkpoints.census import count_parts, oddities, part_of
@@ -11,13 +12,47 @@ from linzoo.checkpoints.inspection import Inspection
 from linzoo.checkpoints.known import KNOWN_UNETS, Kind, kind_of_class, kind_of_names, name_of
 from linzoo.checkpoints.layout import is_ldm, unet_names
 from linzoo.checkpoints.matching import Fit, closest, fit, matches
-from linzoo.checkpoints.prediction import prediction_evidence, zero_terminal_snr
-from linzoo.checkpoints.source import Checkpoint
-from linzoo.errors import CheckpointError
+from linzoo.checkpoints.prediction import PREDICTION_TYPES, prediction_evidence, zero_terminal_snr
+from linzoo.checkpoints.source import Checkpoint, open_source
+from linzoo.errors import CheckpointError, UsageError
 
 if TYPE_CHECKING:
     from linzoo.plugin import PredictionType, Variant
     from linzoo.registry import Registry
+
+
+def inspect(
+    source: str | Path,
+    *,
+    registry: Registry | None = None,
+    variant: str | None = None,
+    prediction_type: str | None = None,
+    fetch_weights: bool = True,
+) -> Inspection:
+    """Tell what a checkpoint is; reads headers and configs, and at most one small tensor.
+
+    Args:
+        source: a SOURCE (see :func:`linzoo.checkpoints.source.open_source`).
+        registry: the variants to know; built when needed.
+        variant: the user's word on the variant; its tensors must be there.
+        prediction_type: the user's word on the prediction type.
+        fetch_weights: bring the weights of a Hub repository into the cache; else only their headers are read.
+
+    Returns:
+        The inspection; being undecided is an answer (see :attr:`Inspection.decided`) and not an error.
+
+    Raises:
+        CheckpointError: the source is missing or damaged, or is not the variant that the user named.
+        UsageError: there is no such prediction type.
+    """
+    if prediction_type is not None and prediction_type not in PREDICTION_TYPES:
+        raise UsageError(f"no prediction type '{prediction_type}'; there are {', '.join(PREDICTION_TYPES)}")
+    if registry is None:
+        from linzoo.registry import build_registry
+
+        registry = build_registry()
+    checkpoint = open_source(source, registry=registry, fetch_weights=fetch_weights)
+    return Detector(checkpoint, registry).run(variant, cast("PredictionType | None", prediction_type))
 
 
 class Detector:

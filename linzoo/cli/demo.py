@@ -65,7 +65,7 @@ def _step(state: State, text: str, command: str) -> None:
 
 
 def _inspect(state: State) -> Inspection:
-    from linzoo.checkpoints.inspection import inspect
+    from linzoo.checkpoints.detection import inspect
 
     _step(state, "What is this checkpoint?", f"linzoo inspect {SOURCE}")
     found = inspect(SOURCE, registry=state.registry)

@@ -98,7 +98,7 @@ def generate(
     if linfusion is None and (compare or min_tokens):
         option = "--compare" if compare else "--min-tokens"
         raise UsageError(f"{option} needs --linfusion CHECKPOINT, the student.")
-    from linzoo.checkpoints.inspection import inspect
+    from linzoo.checkpoints.detection import inspect
     from linzoo.generate.compare import Settings, draw
     from linzoo.generate.compare import compare as draw_both
     from linzoo.generate.output import check_target, write_image

@@ -44,7 +44,7 @@ def inspect(
       linzoo inspect v2-1_768.ckpt --prediction-type v_prediction
       linzoo inspect hf://stabilityai/stable-diffusion-xl-base-1.0 --json
     """
-    from linzoo.checkpoints.inspection import inspect as look
+    from linzoo.checkpoints.detection import inspect as look
 
     found = look(
         source, registry=state.registry, variant=variant, prediction_type=prediction_type, fetch_weights=False

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from linzoo.attention.layout import PROJECTIONS, projection_mid_dim
 from linzoo.attention.plan import AttentionSite, Placement, resolve_plan, sites_of
+from linzoo.checkpoints.detection import inspect
 from linzoo.checkpoints.header import DTYPES
-from linzoo.checkpoints.inspection import Inspection, inspect
+from linzoo.checkpoints.inspection import Inspection
 from linzoo.checkpoints.linfusion import GENERALIZED_LINEAR, LinFusionConfig, ModuleEntry
 from linzoo.checkpoints.source import Checkpoint, open_source
 from linzoo.checkpoints.unet import UNetTensors, open_unet

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from fakes import unet_shapes, write_sparse
 
-from linzoo.checkpoints.inspection import Inspection, inspect
+from linzoo.checkpoints.detection import inspect
+from linzoo.checkpoints.inspection import Inspection
 from linzoo.registry import Registry
 
 UNET = unet_shapes("sd15", "ldm")

@@ -11,8 +11,8 @@ from fakes import LAYOUTS, unet_shapes, write_json, write_sparse
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from linzoo.checkpoints.detection import inspect
 from linzoo.checkpoints.features import fingerprint_of
-from linzoo.checkpoints.inspection import inspect
 from linzoo.checkpoints.matching import closest, fit, matches
 from linzoo.errors import CheckpointError, PluginError, UndecidedError, UsageError
 from linzoo.plugin import Resource

@@ -10,7 +10,8 @@ import pytest
 from fakes import raw_header, unet_shapes, write_json, write_sparse
 from unet_configs import UNETS
 
-from linzoo.checkpoints.inspection import Inspection, inspect
+from linzoo.checkpoints.detection import inspect
+from linzoo.checkpoints.inspection import Inspection
 from linzoo.checkpoints.ldm import LDM_PREFIX
 from linzoo.registry import Registry
 

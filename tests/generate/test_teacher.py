@@ -12,7 +12,7 @@ from linzoo_recipes.mini.export import export_single_file, export_unet_file, pre
 from safetensors.torch import load_file, save, save_file
 from tiny import draw, tiny_sd, tiny_unet
 
-from linzoo.checkpoints.inspection import inspect
+from linzoo.checkpoints.detection import inspect
 from linzoo.errors import CheckpointError
 from linzoo.plugin import TeacherRequest
 from linzoo.registry import Registry, build_registry

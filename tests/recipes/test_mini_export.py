@@ -138,8 +138,9 @@ def test_a_sheet_is_a_grid_of_labelled_pictures(tmp_path: Path) -> None:
     save_sheet(tmp_path / "sheet.png", pictures, ["a", "b", "c"], columns=2)
     with Image.open(tmp_path / "sheet.png") as sheet:
         assert sheet.size == (256, 2 * (128 + 14))
-        assert sheet.getpixel((130, 2)) == (0, 128, 0)
-        assert sheet.getpixel((2, 144)) == (0, 0, 255)
+        colours = sheet.convert("RGB")
+        assert colours.getpixel((130, 2)) == (0, 128, 0)
+        assert colours.getpixel((2, 144)) == (0, 0, 255)
 
 
 def test_prefixing_twice_changes_nothing() -> None:

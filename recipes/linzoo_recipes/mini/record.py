@@ -73,7 +73,7 @@ def sheet(weights: Path) -> None:
     ).to(dtype=torch.float32)
     asked = [caption(concept, "flat") for concept in CONCEPTS]
     pictures += draw(pipe, asked, [0] * len(asked))
-    labels = prompts + [f"{text} (3D fine-tune)" for text in asked]
+    labels = prompts + [f"{concept}, flat (mini-3d)" for concept in CONCEPTS]
     save_sheet(weights / "samples.png", pictures, labels, columns=len(CONCEPTS))
 
 

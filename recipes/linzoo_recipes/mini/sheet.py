@@ -39,7 +39,7 @@ def draw(
 
 
 def save_sheet(path: Path, pictures: Sequence[Image.Image], labels: Sequence[str], columns: int) -> None:
-    """Write the pictures as one PNG grid, each above its label."""
+    """Write the pictures as one PNG grid of 256 colours, each picture above its label."""
     width, height = pictures[0].size
     rows = -(-len(pictures) // columns)
     sheet = Image.new("RGB", (columns * width, rows * (height + _LABEL)), "white")
@@ -49,4 +49,4 @@ def save_sheet(path: Path, pictures: Sequence[Image.Image], labels: Sequence[str
         sheet.paste(picture, (left, top))
         pen.text((left + 3, top + height + 1), label, fill="black", font_size=10)
     with replacing(path) as partial:
-        sheet.save(partial, format="PNG")
+        sheet.quantize(256, dither=Image.Dither.NONE).save(partial, format="PNG", optimize=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from diffusers import StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
 from linzoo_recipes.mini import export, models, record
 from linzoo_recipes.mini.files import write_json
 from linzoo_recipes.mini.sheet import draw, save_sheet
@@ -31,7 +31,8 @@ def shipped(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (out / "data").mkdir()
     write_json(out / "data" / "pictures.json", [{"name": "red apple", "style": "3d"}])
     torch.manual_seed(0)
-    vae = models.vae()
+    models.vae().save_pretrained(out / "vae" / "model")
+    vae = AutoencoderKL.from_pretrained(out / "vae" / "model")
     vae.register_to_config(scaling_factor=0.5)
     teacher, finetuned = fresh_teacher(tokenizer, 0), fresh_teacher(tokenizer, 1)
     record.export(out, out / "weights", vae, teacher, finetuned, tokenizer)
@@ -95,6 +96,11 @@ def test_the_text_encoder_is_written_for_old_transformers_too(shipped: Path) -> 
     assert all(name.startswith("text_model.") for name in names)
     found = {path.name for path in (shipped / record.TEACHER / "tokenizer").iterdir()}
     assert {"vocab.json", "merges.txt", "tokenizer_config.json"} <= found
+
+
+def test_no_file_names_a_folder_of_the_machine_that_trained(shipped: Path) -> None:
+    written = [path for path in shipped.rglob("*") if path.is_file()]
+    assert not [path.name for path in written if str(shipped.parent).encode() in path.read_bytes()]
 
 
 def test_the_finetune_file_is_a_whole_unet_of_the_same_structure(shipped: Path) -> None:

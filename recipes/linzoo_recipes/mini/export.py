@@ -17,7 +17,7 @@ from transformers import CLIPTokenizer
 from linzoo.checkpoints.ldm import LDM_PREFIX, UNetKeyMap
 
 from . import models
-from .files import replacing
+from .files import replacing, write_json
 from .train_unet import Teacher
 
 VAE_PREFIX = "first_stage_model."
@@ -51,10 +51,19 @@ def export_folder(pipe: StableDiffusionPipeline, tokenizer_folder: Path, folder:
     pipe.to(dtype=torch.float16).save_pretrained(partial)
     weights = partial / "text_encoder" / "model.safetensors"
     save_file(prefixed_text(load_file(weights)), weights, metadata={"format": "pt"})
-    for name in ("vocab.json", "merges.txt"):
+    for name in ("vocab.json", "merges.txt", "tokenizer_config.json"):
         shutil.copyfile(tokenizer_folder / name, partial / "tokenizer" / name)
+    for config in partial.glob("*/config.json"):
+        _forget_origin(config)
     shutil.rmtree(folder, ignore_errors=True)
     partial.replace(folder)
+
+
+def _forget_origin(config: Path) -> None:
+    """Drop the folder that diffusers notes a component was read from; it means nothing elsewhere."""
+    settings = json.loads(config.read_text(encoding="utf-8"))
+    settings.pop("_name_or_path", None)
+    write_json(config, settings)
 
 
 def export_single_file(folder: Path, path: Path) -> None:

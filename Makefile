@@ -43,9 +43,9 @@ mini: $(READY) ## Train the shipped model from scratch (minutes on a GPU, hours 
 bench-convert: $(READY) ## Memory and time of convert against cp and against diffusers (needs 30 GB of disk).
 	$(BIN)/python benchmarks/convert.py
 
-gpu-pack: $(READY) ## Collect in out/gpu what benchmarks/on_gpu.sh needs on a machine without a network.
+gpu-pack: $(READY) ## Collect in out/gpu what benchmarks/on_gpu.sh needs on a machine without a network (Python 3.12).
 	$(BIN)/python -m linzoo_recipes.mini fetch --out out/gpu
-	$(BIN)/python -m pip download --quiet --no-deps --only-binary=:all: --dest out/gpu/wheels \
+	$(BIN)/python -m pip download --quiet --no-deps --only-binary=:all: --python-version 3.12 --dest out/gpu/wheels \
 	  --constraint requirements.lock diffusers resvg-py ml-dtypes pluggy
 
 lock: $(READY) ## Write requirements.lock from the environment.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 from linzoo.plugin import AttentionPlan, AttentionRule, Fingerprint, Resource, Variant, hookimpl
 
@@ -49,42 +50,43 @@ _SD21 = Variant(
 )
 
 
+def _special(id: str, summary: str, channels: int, pipeline: str, **changes: Any) -> Variant:
+    """A variant that differs from ``sd21`` in what its first convolution reads."""
+    return replace(
+        _SD21,
+        id=id,
+        summary=summary,
+        fingerprint=replace(_FINGERPRINT, in_channels=channels),
+        refines="sd21",
+        component_overrides={"unet": {"in_channels": channels}, "model_index": {"_class_name": pipeline}},
+        linfusion={},
+        tiny={**_SD21.tiny, "in_channels": channels},
+        **changes,
+    )
+
+
 @hookimpl
 def linzoo_variants() -> Iterator[Variant]:
     """The three structures; only of inpainting do all published models predict the same."""
     yield _SD21
-    yield replace(
-        _SD21,
-        id="sd21-inpaint",
-        summary="Stable Diffusion 2.x inpainting",
-        fingerprint=replace(_FINGERPRINT, in_channels=9),
-        refines="sd21",
-        component_overrides={
-            "unet": {"in_channels": 9},
-            "model_index": {"_class_name": "StableDiffusionInpaintPipeline"},
-        },
+    yield _special(
+        "sd21-inpaint",
+        "Stable Diffusion 2.x inpainting",
+        9,
+        "StableDiffusionInpaintPipeline",
         native_size={"epsilon": 512},
         prediction_types=("epsilon",),
         teachers=(
             "stabilityai/stable-diffusion-2-inpainting",
             "sd2-community/stable-diffusion-2-inpainting",
         ),
-        linfusion={},
-        tiny={**_SD21.tiny, "in_channels": 9},
     )
-    yield replace(
-        _SD21,
-        id="sd21-instruct-pix2pix",
-        summary="InstructPix2Pix on Stable Diffusion 2.x",
-        fingerprint=replace(_FINGERPRINT, in_channels=8),
-        refines="sd21",
-        component_overrides={
-            "unet": {"in_channels": 8},
-            "model_index": {"_class_name": "StableDiffusionInstructPix2PixPipeline"},
-        },
+    yield _special(
+        "sd21-instruct-pix2pix",
+        "InstructPix2Pix on Stable Diffusion 2.x",
+        8,
+        "StableDiffusionInstructPix2PixPipeline",
         teachers=(),
-        linfusion={},
-        tiny={**_SD21.tiny, "in_channels": 8},
     )
 
 

@@ -185,11 +185,13 @@ def test_a_lock_file_that_names_no_variant_says_nothing(zoo: Path, tmp_path: Pat
     lock = json.loads((linear / "linzoo.lock.json").read_text())
     (linear / "linzoo.lock.json").write_text(json.dumps({**lock, "detection": detection}))
     run(zoo / "tune.safetensors", tmp_path / "out", init="pretrained", linfusion=linear)
+    assert (tmp_path / "out" / WEIGHTS).read_bytes() == (linear / WEIGHTS).read_bytes()
 
 
 def test_weights_of_the_refined_variant_are_welcome(zoo: Path, tmp_path: Path) -> None:
     inpaint = write_ldm(tmp_path / "inpaint.safetensors", toy_unet("toy-inpaint"), "toy-inpaint")
     run(inpaint, tmp_path / "out", init="pretrained", linfusion=zoo / "linear")
+    assert (tmp_path / "out" / WEIGHTS).read_bytes() == (zoo / "linear" / WEIGHTS).read_bytes()
 
 
 def test_a_unet_is_no_published_weights(zoo: Path, tmp_path: Path) -> None:

@@ -221,9 +221,12 @@ class TestBeforePush:
             repo="me/kolors", checkpoint=Path("out"), files=(), variant=kolors, private=False, license=None
         )
 
-    def test_no_objection(self, site: Site, build: Callable[..., Registry], plan: PushPlan) -> None:
-        site.add("linzoo-fine", implement(self.HOOK, "return True"))
+    def test_no_objection(
+        self, site: Site, build: Callable[..., Registry], plan: PushPlan, capfd: pytest.CaptureFixture[str]
+    ) -> None:
+        site.add("linzoo-fine", implement(self.HOOK, "print(plan.repo)"))
         build().before_push(plan)
+        assert capfd.readouterr().out == "me/kolors\n"
 
     def test_a_veto(self, site: Site, build: Callable[..., Registry], plan: PushPlan) -> None:
         site.add("linzoo-legal", implement(self.HOOK, "if plan.license is None: raise Veto('no licence')"))

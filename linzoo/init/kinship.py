@@ -2,11 +2,8 @@
 
 Two trainings from different random starts share no basis: their matrices are as good as orthogonal
 (cosine 0 within 1/sqrt(n)), whatever they compute. Fine-tunes move their weights by a few per cent; mini's moved
-8 %, with a cosine of 0.994 in the module that changed most.
-
-The same holds for linear weights. One layer of mini, regressed on its softmax outputs for 1500 AdamW steps, kept a
-cosine of 0.995 (lr 1e-3) and 0.94 (3e-3) to the teacher that it started from; from a random start it came as near
-in output and stayed at -0.04.
+4 %, with a cosine of 0.999 in the module that changed most. The same holds for linear weights: started as the teacher's
+they stay near it while they train, and from a random start they never come near.
 """
 
 from __future__ import annotations

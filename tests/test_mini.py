@@ -71,6 +71,15 @@ def test_single_file_and_folder_draw_the_same(mini: Any, zoo: Registry) -> None:
     np.testing.assert_array_equal(file, draw(mini, prompt, steps=2))
 
 
+def test_plain_diffusers_loads_the_folder(mini: Any, zoo: Registry) -> None:
+    from diffusers import StableDiffusionPipeline
+
+    plain = StableDiffusionPipeline.from_pretrained(zoo.variants.get_value("mini").components.locate())
+    plain.set_progress_bar_config(disable=True)
+    prompt = "pizza, 3d emoji"
+    np.testing.assert_array_equal(draw(plain, prompt, steps=2), draw(mini, prompt, steps=2))
+
+
 def test_the_fine_tune_draws_otherwise(mini: Any, zoo: Registry) -> None:
     prompt = "pizza, flat emoji"
     tuned = draw(open_pipeline(zoo, "mini-3d"), prompt)

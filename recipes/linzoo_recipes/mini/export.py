@@ -54,15 +54,20 @@ def export_folder(pipe: StableDiffusionPipeline, tokenizer_folder: Path, folder:
     for name in ("vocab.json", "merges.txt", "tokenizer_config.json"):
         shutil.copyfile(tokenizer_folder / name, partial / "tokenizer" / name)
     for config in partial.glob("*/config.json"):
-        _forget_origin(config)
+        _make_portable(config)
     shutil.rmtree(folder, ignore_errors=True)
     partial.replace(folder)
 
 
-def _forget_origin(config: Path) -> None:
-    """Drop the folder that diffusers notes a component was read from; it means nothing elsewhere."""
+def _make_portable(config: Path) -> None:
+    """Drop the folder that diffusers notes a component was read from, and let all networks load in one dtype.
+
+    Where no dtype is asked for, diffusers loads in float32, but transformers 5 in what its config says.
+    """
     settings = json.loads(config.read_text(encoding="utf-8"))
     settings.pop("_name_or_path", None)
+    if "dtype" in settings:
+        settings["dtype"] = "float32"
     write_json(config, settings)
 
 

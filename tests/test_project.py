@@ -13,6 +13,8 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGES = {
     "linzoo",
+    "linzoo_benchmarks",
+    "linzoo_kernels",
     "linzoo_sd15",
     "linzoo_sd21",
     "linzoo_sdxl",
@@ -60,8 +62,8 @@ def test_wheel_holds_what_works_offline_and_types(wheel: zipfile.ZipFile) -> Non
 
 
 def test_packages_have_no_folder_package_around_them() -> None:
-    """``kernels``, ``plugins`` and ``recipes`` must not become importable packages of those names."""
-    for folder in ("plugins", "recipes", "kernels"):
+    """``benchmarks``, ``kernels``, ``plugins`` and ``recipes`` must not become importable packages of those names."""
+    for folder in ("benchmarks", "plugins", "recipes", "kernels"):
         assert not (ROOT / folder / "__init__.py").exists()
 
 

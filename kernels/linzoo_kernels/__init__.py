@@ -1,0 +1,1 @@
+"""Generalized linear attention on tensors: a reference, a PyTorch and a Triton implementation of one operator."""

@@ -1,0 +1,117 @@
+"""The operator in plain PyTorch: what a CPU runs, and a GPU that Triton does not serve.
+
+Half precision is computed in float32, for sums over many tokens do not survive it; autocast is switched off inside.
+Where nothing is recorded it walks over the tokens in pieces that stay in a CPU's cache and adds up the state: less
+memory than the published order, and faster. Recorded by autograd, traced (torch.compile, export) or transformed (vmap)
+it is one expression over all tokens.
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from functools import reduce
+from itertools import product
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor
+
+from linzoo_kernels.reference import EPS, normalised
+
+CPU_PIECE = 2**18
+"""Elements of a piece on a CPU, which takes the batch one by one: 1 MB of float32, about a core's cache."""
+
+DEVICE_PIECE = 2**25
+"""The same elsewhere, where it only bounds the memory that a piece takes: 128 MB."""
+
+
+def accumulation_dtype(*tensors: Tensor) -> torch.dtype:
+    """float32, or float64 if any of the tensors is."""
+    return reduce(torch.promote_types, [x.dtype for x in tensors], torch.float32)
+
+
+def linear_attention(
+    q: Tensor, k: Tensor, v: Tensor, heads: int, eps: float = EPS, key_weights: Tensor | None = None
+) -> Tensor:
+    """See :func:`linzoo_kernels.linear_attention`."""
+    return apply_state(q, linear_attention_state(k, v, heads, key_weights), k.shape[1], heads, eps)
+
+
+def linear_attention_state(k: Tensor, v: Tensor, heads: int, key_weights: Tensor | None = None) -> Tensor:
+    """The sums over the keys, (B, H, d*dv + d), in float32 or float64; see :class:`linzoo_kernels.LinearState`."""
+    dtype = accumulation_dtype(k, v)
+    weights = None if key_weights is None else normalised(key_weights.to(dtype)).expand(k.shape[:2])
+    with _without_autocast(k.device.type):
+        if _in_one(k, v, key_weights):
+            return _sums(k, v, weights, heads, dtype)
+        dim, value_dim = k.shape[-1] // heads, v.shape[-1] // heads
+        sums = k.new_zeros(k.shape[0], heads, dim * value_dim + dim, dtype=dtype)
+        for piece in _pieces(k):
+            part = None if weights is None else weights[piece]
+            sums[piece[0]] += _sums(k[piece], v[piece], part, heads, dtype)
+        return sums
+
+
+def apply_state(q: Tensor, sums: Tensor, count: int, heads: int, eps: float = EPS) -> Tensor:
+    """What the queries read from the ``sums`` over ``count`` keys: (B, Lq, H*dv) in the dtype of ``q``."""
+    means = sums.to(accumulation_dtype(q, sums)) / count
+    with _without_autocast(q.device.type):
+        if _in_one(q, sums):
+            return _read(q, means, heads, eps).to(q.dtype)
+        dim = q.shape[-1] // heads
+        out = q.new_empty(*q.shape[:2], heads * (sums.shape[-1] // dim - 1))
+        for piece in _pieces(q):
+            out[piece] = _read(q[piece], means[piece[0]], heads, eps)
+        return out
+
+
+def ln_leaky_relu(x: Tensor, weight: Tensor, bias: Tensor, eps: float = 1e-5, slope: float = 0.01) -> Tensor:
+    """See :func:`linzoo_kernels.ln_leaky_relu`."""
+    return F.leaky_relu(F.layer_norm(x, x.shape[-1:], weight.to(x.dtype), bias.to(x.dtype), eps), slope)
+
+
+def _sums(k: Tensor, v: Tensor, weights: Tensor | None, heads: int, dtype: torch.dtype) -> Tensor:
+    key, value = _features(k, heads, dtype), v.to(dtype).unflatten(-1, (heads, -1))
+    if weights is not None:
+        key = key * weights[:, :, None, None]
+    kv = key.permute(0, 2, 3, 1) @ value.transpose(1, 2)
+    return torch.cat([kv.flatten(-2), key.sum(dim=1)], dim=-1)
+
+
+def _read(q: Tensor, means: Tensor, heads: int, eps: float) -> Tensor:
+    query = _features(q, heads, means.dtype).transpose(1, 2)
+    dim = query.shape[-1]
+    kv, k = means[..., :-dim].unflatten(-1, (dim, -1)), means[..., None, -dim:]
+    z = (query * k).sum(dim=-1, keepdim=True) + eps  # on a CPU faster than the matrix product of one column
+    return (query @ kv / z).transpose(1, 2).flatten(2)
+
+
+def _features(x: Tensor, heads: int, dtype: torch.dtype) -> Tensor:
+    """``elu(x) + 1``, (B, L, H, d)."""
+    return F.elu(x.to(dtype)).add_(1.0).unflatten(-1, (heads, -1))
+
+
+def _in_one(*tensors: Tensor | None) -> bool:
+    """Whether a loop that writes in place is out of the question, or of no use."""
+    present = [x for x in tensors if x is not None]
+    return (
+        torch.compiler.is_compiling()
+        or any(x.is_meta or type(x) not in (Tensor, torch.nn.Parameter) for x in present)
+        or any(torch._C._functorch.is_functorch_wrapped_tensor(x) for x in present)
+        or (torch.is_grad_enabled() and any(x.requires_grad for x in present))
+    )
+
+
+def _pieces(x: Tensor) -> list[tuple[slice, slice]]:
+    """Where (B, L, C) is cut, over the batch and over the tokens."""
+    batch, length, width = x.shape
+    items, elements = (1, CPU_PIECE) if x.device.type == "cpu" else (batch, DEVICE_PIECE // batch)
+    rows = max(1, elements // width)
+    cuts = product(range(0, batch, items), range(0, length, rows))
+    return [(slice(b, b + items), slice(i, i + rows)) for b, i in cuts]
+
+
+def _without_autocast(device_type: str) -> AbstractContextManager[None]:
+    if torch.amp.is_autocast_available(device_type):
+        return torch.autocast(device_type, enabled=False)
+    return nullcontext()

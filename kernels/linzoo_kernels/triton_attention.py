@@ -1,0 +1,373 @@
+"""The Triton kernels of linear attention: the state forward and backward, and its application forward and backward.
+
+A program owns one head of one batch entry and walks a chunk of tokens, a tile of `BL` rows at a time. Programs are
+numbered on grid axis 0 alone (the others end at 65,535), heads first: neighbouring heads share memory sectors when a head
+is not a multiple of 32 bytes, so they should run at the same time.
+
+Addresses are a 64-bit scalar that moves on with every tile, plus 32-bit offsets inside the tile. (Rows times stride is not
+safe: B * L * C passes 2^31 at 16,384 pixels.)
+
+A head of up to 128 channels is one piece, padded to `D0` columns; a larger one is two pieces, `D0 + D1` = 128 + 32, since
+padding 160 to 256 neither fits in shared memory nor in registers. `D1` is 0 for one piece. Columns beyond `D` are masked.
+
+`ACC` is what is accumulated in, `DOT` what the matrix products take, `PRECISION` how they treat float32.
+"""
+
+import triton
+import triton.language as tl
+
+# The backward pass puts the reciprocal of the normaliser, at most 1/eps, on phi(q). This factor, taken back from the sum,
+# keeps that in the range of float16 where the normaliser is all eps; where it is not, the product stays a normal number.
+_HEADROOM = tl.constexpr(0.0625)
+
+
+@triton.jit
+def _feature_map(x):
+    """phi(x) = elu(x) + 1. (A minimum would turn NaN into 1; this keeps it.)"""
+    return tl.where(x > 0, x + 1.0, tl.exp(tl.where(x > 0, 0.0, x)))
+
+
+@triton.jit
+def _place(L, CHUNK, H, NS):
+    """What this program works on: head, batch entry, split, its first token and how many tokens it has."""
+    program = tl.program_id(0)
+    head = program % H
+    split = program // H % NS
+    batch = (program // H // NS).to(tl.int64)
+    start = split.to(tl.int64) * CHUNK
+    return head, batch, split, start, tl.minimum(L - start, CHUNK).to(tl.int32)
+
+
+@triton.jit
+def _mask(rows, columns, left, D: tl.constexpr):
+    return (rows < left)[:, None] & (columns < D)[None, :]
+
+
+@triton.jit
+def _load_kv(sums_ptr, rows, columns, D: tl.constexpr):
+    """A block of the d x d part of a head's sums."""
+    return tl.load(
+        sums_ptr + rows[:, None] * D + columns[None, :],
+        mask=(rows < D)[:, None] & (columns < D)[None, :],
+        other=0.0,
+    )
+
+
+@triton.jit
+def _store_kv(sums_ptr, rows, columns, block, D: tl.constexpr):
+    tl.store(
+        sums_ptr + rows[:, None] * D + columns[None, :],
+        block,
+        mask=(rows < D)[:, None] & (columns < D)[None, :],
+    )
+
+
+@triton.jit
+def _load_k1(sums_ptr, columns, D: tl.constexpr):
+    """The vector part of a head's sums, which follows the d x d part."""
+    return tl.load(sums_ptr + D * D + columns, mask=columns < D, other=0.0)
+
+
+@triton.jit
+def _store_k1(sums_ptr, columns, vector, D: tl.constexpr):
+    tl.store(sums_ptr + D * D + columns, vector, mask=columns < D)
+
+
+@triton.jit
+def _magnitude(block, DOT: tl.constexpr):
+    """What a block is divided by before its cast to `DOT`: its largest entry for float16, else 1.
+
+    Gradients of the state are of the size of 1/tokens, sums of negative keys are small too: float16 would lose them.
+    """
+    if tl.float16 == DOT:
+        largest = tl.max(tl.abs(block))
+    else:
+        largest = tl.full((), 1.0, block.dtype)
+    return tl.where(largest > 0, largest, 1.0)
+
+
+@triton.jit
+def _load_operand(sums_ptr, c0, c1, factor, D: tl.constexpr, D1: tl.constexpr, DOT: tl.constexpr):
+    """The d x d part of a head's sums times `factor`, in its blocks as `DOT`, and what they were divided by for that.
+
+    A head of one piece has the first block only.
+    """
+    kv00 = _load_kv(sums_ptr, c0, c0, D) * factor
+    kv01 = kv00
+    kv10 = kv00
+    kv11 = kv00
+    scale = _magnitude(kv00, DOT)
+    if D1 > 0:
+        kv01 = _load_kv(sums_ptr, c0, c1, D) * factor
+        kv10 = _load_kv(sums_ptr, c1, c0, D) * factor
+        kv11 = _load_kv(sums_ptr, c1, c1, D) * factor
+        scale = tl.maximum(scale, tl.maximum(_magnitude(kv01, DOT), _magnitude(kv10, DOT)))
+        scale = tl.maximum(scale, _magnitude(kv11, DOT))
+    return (
+        (kv00 / scale).to(DOT),
+        (kv01 / scale).to(DOT),
+        (kv10 / scale).to(DOT),
+        (kv11 / scale).to(DOT),
+        scale,
+    )
+
+
+@triton.jit(do_not_specialize=["L", "CHUNK", "H", "NS", "count"])
+def state_forward(
+    k_ptr, v_ptr, sums_ptr, r_ptr, dz_ptr, stride_kb, stride_kl, stride_vb, stride_vl, L, CHUNK, H, NS, count,
+    D: tl.constexpr, D0: tl.constexpr, D1: tl.constexpr, BL: tl.constexpr,
+    ACC: tl.constexpr, DOT: tl.constexpr, PRECISION: tl.constexpr, GRADIENT: tl.constexpr,
+):  # fmt: skip
+    """Partial sums of a chunk of tokens: phi(K)^T V, and phi(k) summed.
+
+    With `GRADIENT` it is the second half of `apply_backward` for a head of two pieces: k is q, v is the output's gradient,
+    r and dz are what the first half wrote for each token, and the sums are the gradient of the state.
+    """
+    head, batch, split, start, length = _place(L, CHUNK, H, NS)
+    rows = tl.arange(0, BL)
+    c0 = tl.arange(0, D0)
+    k_ptr += batch * stride_kb + start * stride_kl + head * D
+    v_ptr += batch * stride_vb + start * stride_vl + head * D
+    row_ptr = (batch * H + head) * L + start
+    kv00 = tl.zeros((D0, D0), dtype=ACC)
+    # Summed over rows after the loop only: a sum inside would be a reduction across warps for every tile.
+    k1_0 = tl.zeros((BL, D0), dtype=ACC)
+    if D1 > 0:
+        c1 = D0 + tl.arange(0, D1)
+        kv01 = tl.zeros((D0, D1), dtype=ACC)
+        kv10 = tl.zeros((D1, D0), dtype=ACC)
+        kv11 = tl.zeros((D1, D1), dtype=ACC)
+        k1_1 = tl.zeros((BL, D1), dtype=ACC)
+    for tile in range(0, length, BL):
+        left = length - tile
+        mask0 = _mask(rows, c0, left, D)
+        live = (rows < left)[:, None]
+        k0 = tl.load(k_ptr + rows[:, None] * stride_kl + c0[None, :], mask=mask0, other=0.0).to(ACC)
+        v0 = tl.load(v_ptr + rows[:, None] * stride_vl + c0[None, :], mask=mask0, other=0.0).to(DOT)
+        key0 = tl.where(live, _feature_map(k0), 0.0)  # phi(0) is 1: rows that are not there must not count
+        if GRADIENT:
+            r = tl.load(r_ptr + row_ptr + rows, mask=rows < left, other=0.0) * _HEADROOM
+            dz = tl.load(dz_ptr + row_ptr + rows, mask=rows < left, other=0.0)
+            k1_0 += key0 * dz[:, None]
+            key0 *= r[:, None]
+        else:
+            k1_0 += key0
+        key0 = tl.trans(key0.to(DOT))
+        kv00 = tl.dot(key0, v0, kv00, input_precision=PRECISION, out_dtype=ACC)
+        if D1 > 0:
+            mask1 = _mask(rows, c1, left, D)
+            k1 = tl.load(k_ptr + rows[:, None] * stride_kl + c1[None, :], mask=mask1, other=0.0).to(ACC)
+            v1 = tl.load(v_ptr + rows[:, None] * stride_vl + c1[None, :], mask=mask1, other=0.0).to(DOT)
+            key1 = tl.where(live, _feature_map(k1), 0.0)
+            if GRADIENT:
+                k1_1 += key1 * dz[:, None]
+                key1 *= r[:, None]
+            else:
+                k1_1 += key1
+            key1 = tl.trans(key1.to(DOT))
+            kv01 = tl.dot(key0, v1, kv01, input_precision=PRECISION, out_dtype=ACC)
+            kv10 = tl.dot(key1, v0, kv10, input_precision=PRECISION, out_dtype=ACC)
+            kv11 = tl.dot(key1, v1, kv11, input_precision=PRECISION, out_dtype=ACC)
+        k_ptr += BL * stride_kl
+        v_ptr += BL * stride_vl
+        row_ptr += BL
+    kv_scale = tl.full((), 1.0, ACC)
+    k1_scale = kv_scale
+    if GRADIENT:
+        k1_scale = 1.0 / count.to(ACC)
+        kv_scale = k1_scale / _HEADROOM
+    batches = tl.num_programs(0) // H // NS
+    sums_ptr += ((split.to(tl.int64) * batches + batch) * H + head) * (D * D + D)
+    _store_kv(sums_ptr, c0, c0, kv00 * kv_scale, D)
+    _store_k1(sums_ptr, c0, tl.sum(k1_0, axis=0) * k1_scale, D)
+    if D1 > 0:
+        _store_kv(sums_ptr, c0, c1, kv01 * kv_scale, D)
+        _store_kv(sums_ptr, c1, c0, kv10 * kv_scale, D)
+        _store_kv(sums_ptr, c1, c1, kv11 * kv_scale, D)
+        _store_k1(sums_ptr, c1, tl.sum(k1_1, axis=0) * k1_scale, D)
+
+
+@triton.jit(do_not_specialize=["L", "CHUNK", "H", "NS", "count", "eps"])
+def apply_forward(
+    q_ptr, sums_ptr, o_ptr, stride_qb, stride_ql, stride_ob, stride_ol, L, CHUNK, H, NS, count, eps,
+    D: tl.constexpr, D0: tl.constexpr, D1: tl.constexpr, BL: tl.constexpr,
+    ACC: tl.constexpr, DOT: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """O = phi(q) (KV / count) / (phi(q) . K1 / count + eps)."""
+    head, batch, _split, start, length = _place(L, CHUNK, H, NS)
+    rows = tl.arange(0, BL)
+    c0 = tl.arange(0, D0)
+    q_ptr += batch * stride_qb + start * stride_ql + head * D
+    o_ptr += batch * stride_ob + start * stride_ol + head * D
+    sums_ptr += (batch * H + head) * (D * D + D)
+    mean = 1.0 / count.to(ACC)
+    m0 = _load_k1(sums_ptr, c0, D) * mean
+    c1 = c0
+    if D1 > 0:
+        c1 = D0 + tl.arange(0, D1)
+        m1 = _load_k1(sums_ptr, c1, D) * mean
+    kv00, kv01, kv10, kv11, scale = _load_operand(sums_ptr, c0, c1, mean, D, D1, DOT)
+    for tile in range(0, length, BL):
+        left = length - tile
+        mask0 = _mask(rows, c0, left, D)
+        q0 = tl.load(q_ptr + rows[:, None] * stride_ql + c0[None, :], mask=mask0, other=0.0).to(ACC)
+        query0 = _feature_map(q0)  # 1 in columns that are not there, where KV and m are 0
+        z = tl.sum(query0 * m0[None, :], axis=1) + eps
+        query0 = query0.to(DOT)
+        o0 = tl.dot(query0, kv00, input_precision=PRECISION, out_dtype=ACC)
+        if D1 > 0:
+            mask1 = _mask(rows, c1, left, D)
+            q1 = tl.load(q_ptr + rows[:, None] * stride_ql + c1[None, :], mask=mask1, other=0.0).to(ACC)
+            query1 = _feature_map(q1)
+            z += tl.sum(query1 * m1[None, :], axis=1)
+            query1 = query1.to(DOT)
+            o0 = tl.dot(query1, kv10, o0, input_precision=PRECISION, out_dtype=ACC)
+            o1 = tl.dot(query0, kv01, input_precision=PRECISION, out_dtype=ACC)
+            o1 = tl.dot(query1, kv11, o1, input_precision=PRECISION, out_dtype=ACC) * (scale / z)[:, None]
+            tl.store(
+                o_ptr + rows[:, None] * stride_ol + c1[None, :], o1.to(o_ptr.dtype.element_ty), mask=mask1
+            )
+        o0 *= (scale / z)[:, None]
+        tl.store(o_ptr + rows[:, None] * stride_ol + c0[None, :], o0.to(o_ptr.dtype.element_ty), mask=mask0)
+        q_ptr += BL * stride_ql
+        o_ptr += BL * stride_ol
+
+
+@triton.jit(do_not_specialize=["L", "CHUNK", "H", "NS", "count", "eps"])
+def apply_backward(
+    q_ptr, sums_ptr, do_ptr, dq_ptr, dsums_ptr, r_ptr, dz_ptr,
+    stride_qb, stride_ql, stride_gb, stride_gl, stride_dqb, stride_dql, L, CHUNK, H, NS, count, eps,
+    D: tl.constexpr, D0: tl.constexpr, D1: tl.constexpr, BL: tl.constexpr,
+    ACC: tl.constexpr, DOT: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """The gradients of q and, for a head of one piece, of the state (partial sums, as `state_forward` writes them).
+
+    With r = 1/z and P = r dO KV^T: the normaliser's gradient is dz = -r (P . phi(q)), so that neither o nor its numerator
+    is needed; dq = (P + dz m) phi'(q); dKV = (r phi(Q))^T dO; dK1 = sum of dz phi(q). phi' is min(phi, 1).
+    The accumulators of two pieces would not fit in registers beside the rest: then r and dz are written instead, and
+    `state_forward` makes the sums from them.
+    """
+    head, batch, split, start, length = _place(L, CHUNK, H, NS)
+    rows = tl.arange(0, BL)
+    c0 = tl.arange(0, D0)
+    q_ptr += batch * stride_qb + start * stride_ql + head * D
+    do_ptr += batch * stride_gb + start * stride_gl + head * D
+    dq_ptr += batch * stride_dqb + start * stride_dql + head * D
+    sums_ptr += (batch * H + head) * (D * D + D)
+    mean = 1.0 / count.to(ACC)
+    m0 = _load_k1(sums_ptr, c0, D) * mean
+    c1 = c0
+    if D1 > 0:
+        c1 = D0 + tl.arange(0, D1)
+        m1 = _load_k1(sums_ptr, c1, D) * mean
+        row_ptr = (batch * H + head) * L + start
+    else:
+        dkv = tl.zeros((D0, D0), dtype=ACC)
+        dk1 = tl.zeros((BL, D0), dtype=ACC)
+    kv00, kv01, kv10, kv11, scale = _load_operand(sums_ptr, c0, c1, mean, D, D1, DOT)
+    for tile in range(0, length, BL):
+        left = length - tile
+        mask0 = _mask(rows, c0, left, D)
+        q0 = tl.load(q_ptr + rows[:, None] * stride_ql + c0[None, :], mask=mask0, other=0.0).to(ACC)
+        do0 = tl.load(do_ptr + rows[:, None] * stride_gl + c0[None, :], mask=mask0, other=0.0).to(DOT)
+        query0 = _feature_map(q0)  # 1 in rows that are not there, where dO is 0
+        z = tl.sum(query0 * m0[None, :], axis=1) + eps
+        p0 = tl.dot(do0, tl.trans(kv00), input_precision=PRECISION, out_dtype=ACC)
+        if D1 > 0:
+            mask1 = _mask(rows, c1, left, D)
+            q1 = tl.load(q_ptr + rows[:, None] * stride_ql + c1[None, :], mask=mask1, other=0.0).to(ACC)
+            do1 = tl.load(do_ptr + rows[:, None] * stride_gl + c1[None, :], mask=mask1, other=0.0).to(DOT)
+            query1 = _feature_map(q1)
+            r = 1.0 / (z + tl.sum(query1 * m1[None, :], axis=1))
+            p0 = (
+                tl.dot(do1, tl.trans(kv01), p0, input_precision=PRECISION, out_dtype=ACC)
+                * (r * scale)[:, None]
+            )
+            p1 = tl.dot(do0, tl.trans(kv10), input_precision=PRECISION, out_dtype=ACC)
+            p1 = (
+                tl.dot(do1, tl.trans(kv11), p1, input_precision=PRECISION, out_dtype=ACC)
+                * (r * scale)[:, None]
+            )
+            dz = -r * (tl.sum(p0 * query0, axis=1) + tl.sum(p1 * query1, axis=1))
+            dq1 = (p1 + dz[:, None] * m1[None, :]) * tl.minimum(query1, 1.0)
+            tl.store(
+                dq_ptr + rows[:, None] * stride_dql + c1[None, :], dq1.to(dq_ptr.dtype.element_ty), mask=mask1
+            )
+            tl.store(r_ptr + row_ptr + rows, r, mask=rows < left)
+            tl.store(dz_ptr + row_ptr + rows, dz, mask=rows < left)
+            row_ptr += BL
+        else:
+            r = 1.0 / z
+            p0 *= (r * scale)[:, None]
+            dz = -r * tl.sum(p0 * query0, axis=1)
+            dk1 += dz[:, None] * query0
+            query_r = tl.trans((query0 * (r * _HEADROOM)[:, None]).to(DOT))
+            dkv = tl.dot(query_r, do0, dkv, input_precision=PRECISION, out_dtype=ACC)
+        dq0 = (p0 + dz[:, None] * m0[None, :]) * tl.minimum(query0, 1.0)
+        tl.store(
+            dq_ptr + rows[:, None] * stride_dql + c0[None, :], dq0.to(dq_ptr.dtype.element_ty), mask=mask0
+        )
+        q_ptr += BL * stride_ql
+        do_ptr += BL * stride_gl
+        dq_ptr += BL * stride_dql
+    if D1 == 0:
+        batches = tl.num_programs(0) // H // NS
+        dsums_ptr += ((split.to(tl.int64) * batches + batch) * H + head) * (D * D + D)
+        _store_kv(dsums_ptr, c0, c0, dkv * (mean / _HEADROOM), D)
+        _store_k1(dsums_ptr, c0, tl.sum(dk1, axis=0) * mean, D)
+
+
+@triton.jit(do_not_specialize=["L", "CHUNK", "H", "NS"])
+def state_backward(
+    k_ptr, v_ptr, dsums_ptr, dk_ptr, dv_ptr,
+    stride_kb, stride_kl, stride_vb, stride_vl, stride_gb, stride_gl, L, CHUNK, H, NS,
+    D: tl.constexpr, D0: tl.constexpr, D1: tl.constexpr, BL: tl.constexpr,
+    ACC: tl.constexpr, DOT: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """Dk = (V dKV^T + dK1) phi'(k) and dv = phi(K) dKV. dk and dv have the same strides."""
+    head, batch, _split, start, length = _place(L, CHUNK, H, NS)
+    rows = tl.arange(0, BL)
+    c0 = tl.arange(0, D0)
+    k_ptr += batch * stride_kb + start * stride_kl + head * D
+    v_ptr += batch * stride_vb + start * stride_vl + head * D
+    dk_ptr += batch * stride_gb + start * stride_gl + head * D
+    dv_ptr += batch * stride_gb + start * stride_gl + head * D
+    dsums_ptr += (batch * H + head) * (D * D + D)
+    dk1_0 = _load_k1(dsums_ptr, c0, D)
+    c1 = c0
+    if D1 > 0:
+        c1 = D0 + tl.arange(0, D1)
+        dk1_1 = _load_k1(dsums_ptr, c1, D)
+    dkv00, dkv01, dkv10, dkv11, scale = _load_operand(dsums_ptr, c0, c1, 1.0, D, D1, DOT)
+    for tile in range(0, length, BL):
+        left = length - tile
+        mask0 = _mask(rows, c0, left, D)
+        k0 = tl.load(k_ptr + rows[:, None] * stride_kl + c0[None, :], mask=mask0, other=0.0).to(ACC)
+        v0 = tl.load(v_ptr + rows[:, None] * stride_vl + c0[None, :], mask=mask0, other=0.0).to(DOT)
+        key0 = _feature_map(k0)
+        dk0 = tl.dot(v0, tl.trans(dkv00), input_precision=PRECISION, out_dtype=ACC)
+        dv0 = tl.dot(key0.to(DOT), dkv00, input_precision=PRECISION, out_dtype=ACC)
+        if D1 > 0:
+            mask1 = _mask(rows, c1, left, D)
+            k1 = tl.load(k_ptr + rows[:, None] * stride_kl + c1[None, :], mask=mask1, other=0.0).to(ACC)
+            v1 = tl.load(v_ptr + rows[:, None] * stride_vl + c1[None, :], mask=mask1, other=0.0).to(DOT)
+            key1 = _feature_map(k1)
+            dk0 = tl.dot(v1, tl.trans(dkv01), dk0, input_precision=PRECISION, out_dtype=ACC)
+            dk1 = tl.dot(v0, tl.trans(dkv10), input_precision=PRECISION, out_dtype=ACC)
+            dk1 = tl.dot(v1, tl.trans(dkv11), dk1, input_precision=PRECISION, out_dtype=ACC)
+            dk1 = (dk1 * scale + dk1_1[None, :]) * tl.minimum(key1, 1.0)
+            dv0 = tl.dot(key1.to(DOT), dkv10, dv0, input_precision=PRECISION, out_dtype=ACC)
+            dv1 = tl.dot(key0.to(DOT), dkv01, input_precision=PRECISION, out_dtype=ACC)
+            dv1 = tl.dot(key1.to(DOT), dkv11, dv1, input_precision=PRECISION, out_dtype=ACC) * scale
+            offsets1 = rows[:, None] * stride_gl + c1[None, :]
+            tl.store(dk_ptr + offsets1, dk1.to(dk_ptr.dtype.element_ty), mask=mask1)
+            tl.store(dv_ptr + offsets1, dv1.to(dv_ptr.dtype.element_ty), mask=mask1)
+        dk0 = (dk0 * scale + dk1_0[None, :]) * tl.minimum(key0, 1.0)
+        dv0 *= scale
+        offsets0 = rows[:, None] * stride_gl + c0[None, :]
+        tl.store(dk_ptr + offsets0, dk0.to(dk_ptr.dtype.element_ty), mask=mask0)
+        tl.store(dv_ptr + offsets0, dv0.to(dv_ptr.dtype.element_ty), mask=mask0)
+        k_ptr += BL * stride_kl
+        v_ptr += BL * stride_vl
+        dk_ptr += BL * stride_gl
+        dv_ptr += BL * stride_gl

@@ -12,7 +12,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-KERNELS = ("state_forward", "apply_forward", "apply_backward", "state_backward", "ln_leaky_relu")
+ATTENTION = ("state_forward", "apply_forward", "apply_backward", "state_backward")
+KERNELS = (*ATTENTION, "ln_leaky_relu")
 DTYPES = ("float16", "bfloat16", "float32")
 PRECISIONS = ("ieee", "tf32x3")
 DIRECTORY = Path(__file__).parent / "configs"

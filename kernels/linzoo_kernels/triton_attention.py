@@ -1,3 +1,4 @@
+# ruff: noqa: N803 (constants of the kernels are upper case, as Triton programs write them)
 """The Triton kernels of linear attention: the state forward and backward, and its application forward and backward.
 
 A program owns one head of one batch entry and walks a chunk of tokens, a tile of `BL` rows at a time. Programs are
@@ -79,7 +80,7 @@ def _magnitude(block, DOT: tl.constexpr):
 
     Gradients of the state are of the size of 1/tokens, sums of negative keys are small too: float16 would lose them.
     """
-    if tl.float16 == DOT:
+    if DOT == tl.float16:  # noqa: SIM108, SIM300 (a branch of one type only is compiled)
         largest = tl.max(tl.abs(block))
     else:
         largest = tl.full((), 1.0, block.dtype)
@@ -324,7 +325,7 @@ def state_backward(
     D: tl.constexpr, D0: tl.constexpr, D1: tl.constexpr, BL: tl.constexpr,
     ACC: tl.constexpr, DOT: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Dk = (V dKV^T + dK1) phi'(k) and dv = phi(K) dKV. dk and dv have the same strides."""
+    """Gradients dk = (V dKV^T + dK1) phi'(k) and dv = phi(K) dKV. dk and dv have the same strides."""
     head, batch, _split, start, length = _place(L, CHUNK, H, NS)
     rows = tl.arange(0, BL)
     c0 = tl.arange(0, D0)

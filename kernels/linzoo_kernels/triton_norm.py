@@ -1,3 +1,4 @@
+# ruff: noqa: N803 (constants of the kernels are upper case, as Triton programs write them)
 """The Triton kernel of LayerNorm followed by LeakyReLU, for inference: one read and one write instead of two of each."""
 
 import triton
@@ -9,7 +10,7 @@ def ln_leaky_relu(
     x_ptr, weight_ptr, bias_ptr, y_ptr, stride_x, stride_y, rows, eps, slope,
     C: tl.constexpr, COLUMNS: tl.constexpr, ROWS: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
-    """Y = LeakyReLU(LayerNorm(x)) for `ROWS` rows of `C` channels, `COLUMNS` being the power of two that holds them.
+    """LeakyReLU(LayerNorm(x)) for `ROWS` rows of `C` channels, `COLUMNS` being the power of two that holds them.
 
     Mean and variance are taken from registers in two passes, so that a large mean does not cancel the variance.
     """

@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from linzoo._version import __version__
+from linzoo.cli.bench import bench
 from linzoo.cli.convert import convert
 from linzoo.cli.demo import demo
 from linzoo.cli.doctor import doctor
@@ -29,6 +30,7 @@ def main() -> None:
     """
 
 
+main.add_command(bench)
 main.add_command(convert)
 main.add_command(demo)
 main.add_command(doctor)

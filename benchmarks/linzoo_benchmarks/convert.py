@@ -1,16 +1,12 @@
 """Memory and time of ``linzoo convert`` beside copying the same bytes, and beside a pipeline loaded and saved.
 
-    python benchmarks/convert.py                 # SD 1.5- and SD-XL-sized; needs 25 GB of disk for a while
-    python benchmarks/convert.py --sizes sd15 --repeats 1
-
-Prints a table and writes ``benchmarks/results/convert-cpu.csv``. Everything is in half precision and full of noise, and
+``linzoo bench convert`` prints a table and writes a CSV file. Everything is in half precision and full of noise, and
 comes in two forms: a single file with the UNet in the LDM layout, and a diffusers folder with the whole pipeline.
 Memory is the peak of ``RssAnon``: the page cache, which the kernel takes back at will, does not count.
 """
 
 from __future__ import annotations
 
-import argparse
 import csv
 import json
 import os
@@ -36,7 +32,6 @@ from linzoo.registry import build_registry
 if TYPE_CHECKING:
     from linzoo.plugin import Variant
 
-RESULTS = Path(__file__).parent / "results" / "convert-cpu.csv"
 LINZOO = "from linzoo.cli.main import main; main()"
 DIFFUSERS = """
 import sys, torch
@@ -184,7 +179,7 @@ def benchmark(size: str, folder: Path, repeats: int) -> list[dict[str, Any]]:
     return rows
 
 
-def _best(command: Sequence[str], out: Path, repeats: int) -> dict[str, float]:
+def _best(command: Sequence[str], out: Path, repeats: int) -> dict[str, Any]:
     """The shortest time and the largest memory of all repeats."""
     runs = []
     for _ in range(repeats):
@@ -210,39 +205,31 @@ def _remove(path: Path) -> None:
         path.unlink()
 
 
-def main() -> None:
-    """Measure, print, write."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--sizes", nargs="+", default=["sd15", "sdxl"], help="variants whose size the files have"
-    )
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument(
-        "--folder", type=Path, help="where the files go meanwhile (default: the temporary folder)"
-    )
-    options = parser.parse_args()
+def run(sizes: Sequence[str], repeats: int, folder: Path | None, out: Path) -> list[dict[str, Any]]:
+    """Measure both forms of every size; the files lie in ``folder`` meanwhile, or in the temporary folder."""
     rows = []
-    with tempfile.TemporaryDirectory(dir=options.folder) as folder:
-        for size in options.sizes:
-            rows += benchmark(size, Path(folder), options.repeats)
-    copied = {(row["size"], row["form"]): row["seconds"] for row in rows if row["program"] == "cp"}
-    print(
-        "| source | program | peak anonymous memory | time | against cp | CPU time |\n|---|---|---|---|---|---|"
-    )
-    for row in rows:
-        ratio = row["seconds"] / copied[row["size"], row["form"]]
-        print(
-            f"| {row['size']} {row['form']}, {row['mb']:,} MB | {row['program']} | {row['anonymous_mb']:,} MB"
-            f" | {row['seconds']:.1f} s | {ratio:.2f} | {row['cpu_seconds']:.1f} s |"
-        )
-    RESULTS.parent.mkdir(exist_ok=True)
-    with RESULTS.open("w", newline="") as file:
+    with tempfile.TemporaryDirectory(dir=folder) as temporary:
+        for size in sizes:
+            rows += benchmark(size, Path(temporary), repeats)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with out.open("w", newline="") as file:
         writer = csv.DictWriter(file, fieldnames=list(rows[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
+    return rows
 
 
-if __name__ == "__main__":
-    main()
+def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
+    """The table as it stands in docs/convert.md."""
+    copied = {(row["size"], row["form"]): row["seconds"] for row in rows if row["program"] == "cp"}
+    lines = [
+        "| source | program | peak anonymous memory | time | against cp | CPU time |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        ratio = row["seconds"] / copied[row["size"], row["form"]]
+        lines.append(
+            f"| {row['size']} {row['form']}, {row['mb']:,} MB | {row['program']} | {row['anonymous_mb']:,} MB"
+            f" | {row['seconds']:.1f} s | {ratio:.2f} | {row['cpu_seconds']:.1f} s |"
+        )
+    return "\n".join(lines)

@@ -1,0 +1,180 @@
+"""``linzoo bench kernels``: attention over q, k, v by everyone who has it, each checked before it is timed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from linzoo_kernels import BackendError
+from torch import Tensor
+from torch.nn.attention import SDPBackend
+
+from linzoo_benchmarks.errors import BenchmarkError
+from linzoo_benchmarks.gate import Inputs, Verdict, check, draw, probe
+from linzoo_benchmarks.peers import FbiLa, Fla
+from linzoo_benchmarks.providers import Compiled, Eager, Ours, Provider, Softmax
+from linzoo_benchmarks.rows import Row
+from linzoo_benchmarks.session import Say, Session
+from linzoo_benchmarks.shapes import Shape
+from linzoo_benchmarks.timing import Task, graphed, peak_memory, round_robin
+
+PROVIDERS: tuple[Provider, ...] = (
+    Ours("triton"),
+    Ours("torch"),
+    Compiled(),
+    Eager(),
+    Softmax("sdpa-flash", SDPBackend.FLASH_ATTENTION),
+    Softmax("sdpa-cudnn", SDPBackend.CUDNN_ATTENTION),
+    Softmax("sdpa-efficient", SDPBackend.EFFICIENT_ATTENTION),
+    FbiLa(from_layer=False),
+    FbiLa(from_layer=True),
+    Fla(),
+)
+MODES = ("forward", "graph", "backward", "forward+backward")
+GRAPH_TOKENS = 4096
+"""Up to here a call is so short that its launches count, and is timed in a CUDA graph too."""
+INPUTS, MOST_TENSORS = 8, 30
+"""Tensors of the size of q: the least that a run needs, and the most that the published order holds with gradients."""
+
+
+def traffic_units(mode: str, head_dim: int) -> int:
+    """The fewest bytes of a mode, in units of the size of q: inputs and results once.
+
+    Forward reads q, k, v and writes o; backward goes over k, v and q, do, and writes dq, dk, dv. A head of 160 does not
+    fit in one pass of the backward over the queries, which reads q and do twice there.
+    """
+    backward = 9 if head_dim == 160 else 7
+    return {"forward": 4, "graph": 4, "backward": backward, "forward+backward": 4 + backward}[mode]
+
+
+def run(
+    shapes: Sequence[Shape],
+    *,
+    device: torch.device,
+    dtype: torch.dtype,
+    out: Path,
+    say: Say,
+    providers: Sequence[Provider] = PROVIDERS,
+    modes: Sequence[str] = MODES,
+) -> list[Row]:
+    """Check and time providers on shapes; rows go to ``out`` as they come.
+
+    Raises:
+        BenchmarkError: a provider's result is wrong (all others have their rows by then), or ``out`` cannot be used.
+    """
+    session = Session("linear_attention", device, dtype, out, say)
+    present = []
+    for provider in providers:
+        reason = provider.missing(device)
+        if reason:
+            say(f"{provider.name} is left out: {reason}")
+        else:
+            present.append(provider)
+    for shape in shapes:
+        sound = [provider for provider in present if _passes_probe(session, provider, shape)]
+        for mode in modes:
+            if mode != "graph" or (device.type == "cuda" and shape.tokens <= GRAPH_TOKENS):
+                _measure(session, shape, mode, sound)
+    if session.red:
+        raise BenchmarkError("Wrong results were not timed:\n  " + "\n  ".join(session.red))
+    return session.rows
+
+
+def _passes_probe(session: Session, provider: Provider, shape: Shape) -> bool:
+    verdict = probe(provider, shape, session.device)
+    if verdict.problem:
+        session.reject(shape, provider.name, "float32 probe", verdict.problem)
+    return verdict.problem is None
+
+
+def _measure(session: Session, shape: Shape, mode: str, providers: Sequence[Provider]) -> None:
+    """All providers on one shape in one mode."""
+    reason = session.lacks_memory(MOST_TENSORS if session.device.type == "cpu" else INPUTS, shape)
+    if reason:
+        for provider in providers:
+            session.record(shape, provider.name, provider.function, mode, note=reason)
+        return
+    inputs = draw(shape, session.dtype, session.device)
+    verdicts: dict[Provider, Verdict] = {}
+    tasks: dict[str, Task] = {}
+    for provider in providers:
+        try:
+            verdict = _admitted(session, shape, mode, provider, inputs)
+            if verdict:
+                tasks[provider.name] = _task(provider, inputs, mode)
+                verdicts[provider] = verdict
+        except torch.OutOfMemoryError:
+            session.record(shape, provider.name, provider.function, mode, note="out of memory")
+        except BackendError as error:
+            session.record(shape, provider.name, provider.function, mode, note=str(error))
+        except Exception as error:  # whatever goes wrong in one of them, the others are measured
+            session.reject(shape, provider.name, mode, f"it failed: {error!r}")
+    timings = round_robin(tasks, session.device, session.seconds)
+    size = shape.elements * session.dtype.itemsize
+    for provider, verdict in verdicts.items():
+        measured: dict[str, Any] = asdict(timings[provider.name])
+        if provider.function == "linear":
+            gbps = traffic_units(mode, shape.head_dim) * size / timings[provider.name].median / 1e6
+            measured |= {"gbps": gbps, "copy_fraction": gbps / session.ceilings.copy_gbps}
+        if mode != "graph":
+            measured["peak_mb"] = peak_memory(tasks[provider.name], session.device) / 1e6
+        session.record(
+            shape,
+            provider.name,
+            provider.function,
+            mode,
+            error=verdict.error,
+            note=_note(provider),
+            **measured,
+        )
+
+
+def _admitted(
+    session: Session, shape: Shape, mode: str, provider: Provider, inputs: Inputs
+) -> Verdict | None:
+    """The verdict on a provider that is to be timed; None for one that is not, which is recorded."""
+    reason = provider.unfit(shape, session.dtype)
+    if reason:
+        session.record(shape, provider.name, provider.function, mode, note=reason)
+        return None
+    verdict = check(provider, inputs, backward="backward" in mode)
+    if verdict.problem:
+        session.reject(shape, provider.name, mode, verdict.problem)
+        return None
+    return verdict
+
+
+def _task(provider: Provider, inputs: Inputs, mode: str) -> Task:
+    """What is timed: of a backward, the forward before it is not."""
+    leaves = [x.detach() for x in provider.prepare(inputs.q, inputs.k, inputs.v, inputs.heads)]
+
+    def forward(_: Any = None) -> Tensor:
+        with torch.no_grad():
+            return provider.run(leaves[0], leaves[1], leaves[2], inputs.heads)
+
+    if mode == "graph":
+        forward()
+        return graphed(forward)
+    if mode == "forward":
+        return Task(forward)
+    for leaf in leaves:
+        leaf.requires_grad_()
+
+    def ahead(_: Any = None) -> Tensor:
+        return provider.run(leaves[0], leaves[1], leaves[2], inputs.heads)
+
+    do = ahead().detach().normal_()
+
+    def back(o: Tensor) -> Any:
+        return torch.autograd.grad(o, leaves, do)
+
+    if mode == "backward":
+        return Task(back, prepare=ahead)
+    return Task(lambda _: back(ahead()))
+
+
+def _note(provider: Provider) -> str:
+    return "another function" if provider.function != "linear" else ""

@@ -1,0 +1,73 @@
+"""Times over tokens as a picture, out of the rows of a CSV file."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from linzoo_benchmarks.errors import BenchmarkError
+from linzoo_benchmarks.rows import Row
+
+_COLOURS = (
+    "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#999999", "#8c564b", "#bcbd22",
+)  # fmt: skip
+
+
+def draw_plot(rows: Sequence[Row], path: Path) -> Path:
+    """Draw the median time over the tokens, both logarithmic, into a PNG file.
+
+    A row of panels for each mode, a column for each width of heads; a line for each provider. Of several batch sizes
+    the largest is drawn.
+
+    Raises:
+        BenchmarkError: matplotlib is missing, or no row has a time.
+    """
+    timed = [row for row in rows if row.median is not None]
+    if not timed:
+        raise BenchmarkError("There is nothing to draw: no row has a time.")
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise BenchmarkError(
+            "Plots need matplotlib, which is not installed; pip install 'linzoo[bench]'."
+        ) from error
+    modes = list(dict.fromkeys(row.mode for row in timed))
+    widths = sorted({(row.heads, row.head_dim) for row in timed}, key=lambda each: each[0] * each[1])
+    colours = dict(zip(dict.fromkeys(row.provider for row in timed), itertools.cycle(_COLOURS), strict=False))
+    figure = Figure(figsize=(3.2 * len(widths) + 1.6, 2.4 * len(modes) + 0.8), dpi=90, layout="constrained")
+    panels = figure.subplots(len(modes), len(widths), squeeze=False)
+    for (row, mode), (column, width) in itertools.product(enumerate(modes), enumerate(widths)):
+        there = [each for each in timed if each.mode == mode and (each.heads, each.head_dim) == width]
+        _panel(panels[row][column], there, colours)
+        panels[row][column].set_title(f"{mode}, {width[0]} heads of {width[1]}", fontsize=9)
+    handles = [_handle(provider, colour) for provider, colour in colours.items()]
+    figure.legend(handles=handles, loc="outside right center", fontsize=8)
+    figure.suptitle(f"{timed[0].kernel}, {timed[0].dtype}, {timed[0].device}", fontsize=10)
+    figure.savefig(path, metadata={"Software": None})
+    return path
+
+
+def _panel(axes: Any, rows: Sequence[Row], colours: dict[str, str]) -> None:
+    axes.set_xscale("log", base=2)
+    axes.set_yscale("log")
+    axes.set_xlabel("tokens", fontsize=8)
+    axes.set_ylabel("ms", fontsize=8)
+    axes.tick_params(labelsize=7)
+    axes.grid(alpha=0.3)
+    batch = max((row.batch for row in rows), default=0)
+    for provider, colour in colours.items():
+        points = sorted(
+            (row.tokens, row.median)
+            for row in rows
+            if row.provider == provider and row.batch == batch and row.median is not None
+        )
+        if points:
+            axes.plot(*zip(*points, strict=True), color=colour, marker="o", markersize=3, linewidth=1.2)
+
+
+def _handle(provider: str, colour: str) -> Any:
+    from matplotlib.lines import Line2D
+
+    return Line2D([], [], color=colour, marker="o", markersize=3, label=provider)

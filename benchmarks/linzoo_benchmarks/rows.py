@@ -1,0 +1,158 @@
+"""The rows that a benchmark leaves: a CSV file that grows while it runs."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+import typing
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from linzoo_benchmarks.errors import BenchmarkError
+
+
+@dataclass(frozen=True)
+class Row:
+    """One provider on one shape in one mode. What was not measured is None; why stands in ``note``.
+
+    Attributes:
+        kernel: ``linear_attention`` (q, k, v in, o out) or ``layer`` (x in, x out).
+        function: what it computes: ``linear``, ``softmax`` or ``causal linear``. Only equal ones can replace each other.
+        mode: ``forward`` (without gradients), ``backward``, ``forward+backward``, or ``graph``: forward, replayed from a
+            CUDA graph.
+        median, q20, q80: milliseconds of one call.
+        gbps: the fewest bytes that the operation can move (q, k, v, o and their gradients once) over the median.
+        copy_fraction: ``gbps`` over ``copy_gbps``.
+        error: root-mean-square error over that of the float64 reference: of o, or the worst of the gradients.
+        peak_mb: most memory that the call held, its result included.
+        units: bytes that its operations read and write, a token, in units of C numbers of ``dtype``.
+        launches: operations that a GPU would launch.
+        copy_gbps, gemm_tflops: what the device can do, measured in the same run.
+    """
+
+    kernel: str
+    provider: str
+    function: str
+    mode: str
+    shape: str
+    batch: int
+    tokens: int
+    heads: int
+    head_dim: int
+    dtype: str
+    median: float | None = None
+    q20: float | None = None
+    q80: float | None = None
+    gbps: float | None = None
+    copy_fraction: float | None = None
+    error: float | None = None
+    peak_mb: float | None = None
+    units: float | None = None
+    launches: int | None = None
+    note: str = ""
+    copy_gbps: float | None = None
+    gemm_tflops: float | None = None
+    device: str = ""
+    torch: str = ""
+    triton: str = ""
+    linzoo: str = ""
+    commit: str = ""
+    timestamp: str = ""
+
+    @property
+    def key(self) -> tuple[object, ...]:
+        """A later row with the same key is another run of the same measurement."""
+        return (
+            self.kernel, self.provider, self.mode, self.batch, self.tokens, self.heads, self.head_dim,
+            self.dtype, self.device,
+        )  # fmt: skip
+
+
+COLUMNS = [field.name for field in fields(Row)]
+_KINDS = typing.get_type_hints(Row)
+
+
+class RowFile:
+    """A CSV file of rows, appended to one row at a time: what is written stays, whatever happens to the run."""
+
+    def __init__(self, path: Path) -> None:
+        """Open or make the file; half a line, left by a run that was killed, is cut off.
+
+        Raises:
+            BenchmarkError: the file holds other columns.
+        """
+        self.path = path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        whole = path.read_bytes() if path.exists() else b""
+        kept = whole[: whole.rfind(b"\n") + 1]
+        if kept and kept.split(b"\n", 1)[0].decode(errors="replace") != ",".join(COLUMNS):
+            raise BenchmarkError(
+                f"{path} holds other columns than this version of linzoo writes. Nothing was changed; give another "
+                "file with --out."
+            )
+        if len(kept) != len(whole):
+            os.truncate(path, len(kept))
+        if not kept:
+            self._write(",".join(COLUMNS) + "\n")
+
+    def append(self, row: Row) -> None:
+        """Add a row, on the disk before this returns."""
+        text = io.StringIO()
+        csv.DictWriter(text, COLUMNS, lineterminator="\n").writerow(
+            {name: _text(value) for name, value in asdict(row).items()}
+        )
+        self._write(text.getvalue())
+
+    def _write(self, text: str) -> None:
+        with self.path.open("a", encoding="utf-8", newline="") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+
+
+def read_rows(paths: Iterable[Path]) -> list[Row]:
+    """The rows of CSV files, of each measurement the last.
+
+    Raises:
+        BenchmarkError: a file is missing or no such CSV.
+    """
+    rows: dict[tuple[object, ...], Row] = {}
+    for path in paths:
+        for row in _read(path):
+            rows[row.key] = row
+    return list(rows.values())
+
+
+def _read(path: Path) -> list[Row]:
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            return [_row(cells) for cells in csv.DictReader(file)]
+    except (OSError, KeyError, ValueError, TypeError) as error:
+        raise BenchmarkError(
+            f"{path} is no file of results that `linzoo bench` of this version wrote: {error!r}."
+        ) from error
+
+
+def _row(cells: dict[str, str]) -> Row:
+    values: dict[str, Any] = {name: _value(name, cells[name]) for name in COLUMNS}
+    return Row(**values)
+
+
+def _text(value: object) -> str:
+    if value is None:
+        return ""
+    return f"{value:.6g}" if isinstance(value, float) else " ".join(str(value).split())
+
+
+def _value(name: str, text: str) -> str | int | float | None:
+    kinds = typing.get_args(_KINDS[name]) or (_KINDS[name],)
+    if str in kinds:
+        return text
+    if not text:
+        if type(None) not in kinds:
+            raise ValueError(f"{name} is empty")
+        return None
+    return int(text) if int in kinds else float(text)

@@ -1,0 +1,93 @@
+"""One run of a benchmark: the machine it runs on, what that can do at most, and the file its rows go to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from linzoo_benchmarks.environment import describe, free_bytes
+from linzoo_benchmarks.roofline import Ceilings, measure_ceilings
+from linzoo_benchmarks.rows import Row, RowFile
+from linzoo_benchmarks.shapes import Shape
+
+Say = Callable[[str], None]
+
+
+class Session:
+    """Writes rows that all say the same of where they come from.
+
+    Attributes:
+        rows: what was written so far in this run.
+        red: what gave a wrong result, a line each.
+    """
+
+    def __init__(self, kernel: str, device: torch.device, dtype: torch.dtype, out: Path, say: Say) -> None:
+        """Open the file, then measure the ceilings."""
+        self.kernel, self.device, self.dtype, self.say = kernel, device, dtype, say
+        self.file = RowFile(out)
+        self.environment = describe(device)
+        self.ceilings: Ceilings = measure_ceilings(device, dtype)
+        self.rows: list[Row] = []
+        self.red: list[str] = []
+        say(
+            f"{self.environment.device}: copies {self.ceilings.copy_gbps:,.0f} GB/s, multiplies"
+            f" {self.ceilings.gemm_tflops:,.2f} TFLOP/s in {self.dtype_name}"
+        )
+
+    @property
+    def dtype_name(self) -> str:
+        """Such as ``bfloat16``."""
+        return str(self.dtype).removeprefix("torch.")
+
+    @property
+    def seconds(self) -> float:
+        """How long a call is timed."""
+        return 0.25 if self.device.type == "cuda" else 1.0
+
+    def record(self, shape: Shape, provider: str, function: str, mode: str, **measured: Any) -> None:
+        """Write one row."""
+        row = Row(
+            kernel=self.kernel,
+            provider=provider,
+            function=function,
+            mode=mode,
+            shape=shape.name,
+            batch=shape.batch,
+            tokens=shape.tokens,
+            heads=shape.heads,
+            head_dim=shape.head_dim,
+            dtype=self.dtype_name,
+            **measured,
+            **asdict(self.ceilings),
+            **asdict(self.environment),
+        )
+        self.file.append(row)
+        self.rows.append(row)
+        self.say(f"{shape.name}  {mode}  {provider}: {summary(row)}")
+
+    def reject(self, shape: Shape, provider: str, mode: str, problem: str) -> None:
+        """Remember a wrong result; there is no row for it."""
+        self.red.append(f"{provider}, {mode}, {shape.name}: {problem}")
+        self.say(f"{shape.name}  {mode}  {provider}: WRONG, not timed: {problem}")
+
+    def lacks_memory(self, tensors: int, shape: Shape) -> str | None:
+        """Why so many tensors of the shape do not fit; None if they do."""
+        needed = tensors * shape.elements * self.dtype.itemsize
+        free = free_bytes(self.device)
+        return f"needs about {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB free" if needed > free else None
+
+
+def summary(row: Row) -> str:
+    """The time of a row with its error and its share of the copy bandwidth; why there is none, if there is none."""
+    if row.median is None:
+        return row.note
+    parts = [f"{row.median:.4g} ms"]
+    if row.copy_fraction is not None:
+        parts.append(f"{row.copy_fraction:.0%} of copy")
+    if row.error is not None:
+        parts.append(f"error {row.error:.1e}")
+    return ", ".join(parts)

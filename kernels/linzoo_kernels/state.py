@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
+import torch
 import torch.distributed as dist
 from torch import Tensor
 
@@ -34,26 +36,43 @@ class LinearState:
         return self.sums[..., -self.head_dim :]
 
     def __add__(self, other: LinearState) -> LinearState:
-        """The state of both parts' tokens.
+        """The state of the tokens of both.
 
         Raises:
-            ValueError: the states differ in shape, dtype or device.
+            ValueError: they differ in batch, heads, head dims, dtype or device.
         """
-        mine, its = self._kind(), other._kind()
-        if mine != its:
+        if self._kind() != other._kind():
             raise ValueError(
-                f"LinearState + LinearState: the left one is {mine}, the right one {its}; only states of the same"
-                " batch, heads, head dims, dtype and device add up."
+                f"the left state is {self._kind()} and the right one {other._kind()}: states add up only where batch,"
+                " heads, head dims, dtype and device are the same."
             )
         return LinearState(self.sums + other.sums, self.count + other.count, self.head_dim)
 
     def all_reduce(self, group: dist.ProcessGroup | None = None) -> LinearState:
-        """The state of the tokens of all processes of ``group``, on every one of them; gradients flow back to each.
+        """The state of the tokens of all processes of ``group``, on every one of them; None is the default group.
 
-        A collective call: every process of the group makes it.
+        A collective call: every process makes it, and every one that made it makes the backward, in which the
+        gradients of all processes are added up.
         """
-        raise NotImplementedError
+        count = torch.tensor(self.count, device=self.sums.device)
+        dist.all_reduce(count, group=group)
+        sums: Tensor = _AllReduce.apply(self.sums, group)
+        return LinearState(sums, int(count), self.head_dim)
 
     def _kind(self) -> str:
-        shape = f"(B, H, d, dv) = {tuple(self.kv.shape)}"
-        return f"{shape} {self.sums.dtype} on {self.sums.device}"
+        return f"(B, H, d, dv) = {tuple(self.kv.shape)} {self.sums.dtype} on {self.sums.device}"
+
+
+class _AllReduce(torch.autograd.Function):
+    """The sum over processes, whose gradient is the sum over processes. (torch's own is imported with triton.)"""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, group: dist.ProcessGroup | None) -> Tensor:
+        ctx.group = group
+        total = x.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(total, group=group)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        return _AllReduce.apply(grad, ctx.group), None

@@ -105,7 +105,7 @@ def _in_one(*tensors: Tensor | None) -> bool:
 def _pieces(x: Tensor) -> list[tuple[slice, slice]]:
     """Where (B, L, C) is cut, over the batch and over the tokens."""
     batch, length, width = x.shape
-    items, elements = (1, CPU_PIECE) if x.device.type == "cpu" else (batch, DEVICE_PIECE // batch)
+    items, elements = (1, CPU_PIECE) if x.device.type == "cpu" else (batch, DEVICE_PIECE // max(1, batch))
     rows = max(1, elements // width)
     cuts = product(range(0, batch, items), range(0, length, rows))
     return [(slice(b, b + items), slice(i, i + rows)) for b, i in cuts]

@@ -30,6 +30,23 @@ def accumulation_dtype(*tensors: Tensor) -> torch.dtype:
     return reduce(torch.promote_types, [x.dtype for x in tensors], torch.float32)
 
 
+def pieces(x: Tensor) -> list[tuple[slice, slice]]:
+    """Where (B, L, C) is cut, over the batch and over the tokens, so that what a piece needs stays in cache."""
+    batch, length, width = x.shape
+    items, elements = (1, CPU_PIECE) if x.device.type == "cpu" else (batch, DEVICE_PIECE // max(1, batch))
+    rows = max(1, elements // width)
+    cuts = product(range(0, batch, items), range(0, length, rows))
+    return [(slice(b, b + items), slice(i, i + rows)) for b, i in cuts]
+
+
+def without_autocast(device_type: str) -> AbstractContextManager[None]:
+    """A block in which autocast leaves the operations of a device alone."""
+    """Autocast switched off for a kind of device, where there is such a thing."""
+    if torch.amp.is_autocast_available(device_type):
+        return torch.autocast(device_type, enabled=False)
+    return nullcontext()
+
+
 def linear_attention(
     q: Tensor, k: Tensor, v: Tensor, heads: int, eps: float = EPS, key_weights: Tensor | None = None
 ) -> Tensor:
@@ -41,12 +58,12 @@ def linear_attention_state(k: Tensor, v: Tensor, heads: int, key_weights: Tensor
     """The sums over the keys, (B, H, d*dv + d), in float32 or float64; see :class:`linzoo_kernels.LinearState`."""
     dtype = accumulation_dtype(k, v)
     weights = None if key_weights is None else normalised(key_weights.to(dtype)).expand(k.shape[:2])
-    with _without_autocast(k.device.type):
+    with without_autocast(k.device.type):
         if _in_one(k, v, key_weights):
             return _sums(k, v, weights, heads, dtype)
         dim, value_dim = k.shape[-1] // heads, v.shape[-1] // heads
         sums = k.new_zeros(k.shape[0], heads, dim * value_dim + dim, dtype=dtype)
-        for piece in _pieces(k):
+        for piece in pieces(k):
             part = None if weights is None else weights[piece]
             sums[piece[0]] += _sums(k[piece], v[piece], part, heads, dtype)
         return sums
@@ -55,14 +72,14 @@ def linear_attention_state(k: Tensor, v: Tensor, heads: int, key_weights: Tensor
 def apply_state(q: Tensor, sums: Tensor, count: int, heads: int, eps: float = EPS) -> Tensor:
     """What the queries read from the ``sums`` over ``count`` keys: (B, Lq, H*dv) in the dtype of ``q``."""
     means = sums.to(accumulation_dtype(q, sums)) / count
-    with _without_autocast(q.device.type):
+    with without_autocast(q.device.type):
         if _in_one(q, sums):
-            return _read(q, means, heads, eps).to(q.dtype)
-        dim = q.shape[-1] // heads
-        out = q.new_empty(*q.shape[:2], heads * (sums.shape[-1] // dim - 1))
-        for piece in _pieces(q):
+            return _read(q, means, heads, eps).to(q.dtype).flatten(2)
+        value_dim = sums.shape[-1] * heads // q.shape[-1] - 1
+        out = q.new_empty(*q.shape[:2], heads, value_dim)
+        for piece in pieces(q):
             out[piece] = _read(q[piece], means[piece[0]], heads, eps)
-        return out
+        return out.flatten(2)
 
 
 def ln_leaky_relu(x: Tensor, weight: Tensor, bias: Tensor, eps: float = 1e-5, slope: float = 0.01) -> Tensor:
@@ -79,16 +96,19 @@ def _sums(k: Tensor, v: Tensor, weights: Tensor | None, heads: int, dtype: torch
 
 
 def _read(q: Tensor, means: Tensor, heads: int, eps: float) -> Tensor:
+    """(B, L, H, dv)."""
     query = _features(q, heads, means.dtype).transpose(1, 2)
     dim = query.shape[-1]
     kv, k = means[..., :-dim].unflatten(-1, (dim, -1)), means[..., None, -dim:]
-    z = (query * k).sum(dim=-1, keepdim=True) + eps  # on a CPU faster than the matrix product of one column
-    return (query @ kv / z).transpose(1, 2).flatten(2)
+    z = (query * k).sum(dim=-1, keepdim=True) + eps  # on a CPU faster than a matrix product of one column
+    values: Tensor = query @ kv / z
+    return values.transpose(1, 2)
 
 
 def _features(x: Tensor, heads: int, dtype: torch.dtype) -> Tensor:
     """``elu(x) + 1``, (B, L, H, d)."""
-    return F.elu(x.to(dtype)).add_(1.0).unflatten(-1, (heads, -1))
+    features: Tensor = F.elu(x.to(dtype)).add_(1.0).unflatten(-1, (heads, -1))
+    return features
 
 
 def _in_one(*tensors: Tensor | None) -> bool:
@@ -100,18 +120,3 @@ def _in_one(*tensors: Tensor | None) -> bool:
         or any(torch._C._functorch.is_functorch_wrapped_tensor(x) for x in present)
         or (torch.is_grad_enabled() and any(x.requires_grad for x in present))
     )
-
-
-def _pieces(x: Tensor) -> list[tuple[slice, slice]]:
-    """Where (B, L, C) is cut, over the batch and over the tokens."""
-    batch, length, width = x.shape
-    items, elements = (1, CPU_PIECE) if x.device.type == "cpu" else (batch, DEVICE_PIECE // max(1, batch))
-    rows = max(1, elements // width)
-    cuts = product(range(0, batch, items), range(0, length, rows))
-    return [(slice(b, b + items), slice(i, i + rows)) for b, i in cuts]
-
-
-def _without_autocast(device_type: str) -> AbstractContextManager[None]:
-    if torch.amp.is_autocast_available(device_type):
-        return torch.autocast(device_type, enabled=False)
-    return nullcontext()

@@ -41,9 +41,9 @@ def _register_in(counter: ModuleType) -> None:
 
 
 def _formula(products: int, heads_at: int) -> Callable[..., int]:
-    def flops(*shapes: Any, **_: Any) -> int:
-        tokens, heads = shapes[0], shapes[heads_at]  # (B, L, H*d)
-        return products * 2 * prod(tokens) * (tokens[-1] // heads)
+    def flops(tokens: torch.Size, *others: Any, **_: Any) -> int:
+        head_dim: int = tokens[-1] // others[heads_at - 1]
+        return products * 2 * prod(tokens) * head_dim
 
     return flops
 

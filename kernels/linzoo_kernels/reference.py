@@ -74,7 +74,8 @@ def normalised(key_weights: Tensor) -> Tensor:
 
 def _split(x: Tensor, heads: int) -> Tensor:
     """(B, L, H*d) to (B, H, L, d)."""
-    return x.unflatten(-1, (heads, -1)).transpose(1, 2)
+    split: Tensor = x.unflatten(-1, (heads, -1)).transpose(1, 2)
+    return split
 
 
 def _join(x: Tensor) -> Tensor:

@@ -28,7 +28,8 @@ class LinearState:
     @property
     def kv(self) -> Tensor:
         """``sum_j phi(k_j)^T v_j``, a view, (B, H, d, dv)."""
-        return self.sums[..., : -self.head_dim].unflatten(-1, (self.head_dim, -1))
+        kv: Tensor = self.sums[..., : -self.head_dim].unflatten(-1, (self.head_dim, -1))
+        return kv
 
     @property
     def k(self) -> Tensor:
@@ -56,7 +57,7 @@ class LinearState:
         """
         count = torch.tensor(self.count, device=self.sums.device)
         dist.all_reduce(count, group=group)
-        sums: Tensor = _AllReduce.apply(self.sums, group)
+        sums: Tensor = _AllReduce.apply(self.sums, group)  # type: ignore[no-untyped-call]
         return LinearState(sums, int(count), self.head_dim)
 
     def _kind(self) -> str:
@@ -75,4 +76,5 @@ class _AllReduce(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        return _AllReduce.apply(grad, ctx.group), None
+        dx: Tensor = _AllReduce.apply(grad, ctx.group)  # type: ignore[no-untyped-call]
+        return dx, None

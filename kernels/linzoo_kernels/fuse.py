@@ -141,11 +141,14 @@ class FusedProjections(nn.Module):
             raise FuseError(
                 "The layer is in training mode, and the products of its weights cannot be trained."
             )
-        if self._outdated or not self._are_in_place(attn) or self._changed():
-            official_weights(attn)  # says more, if it is more
-            raise FuseError("The layer's weights have changed since it was fused.")
-        if self.w_in.dtype.itemsize > self._itemsize:
-            raise FuseError(f"The layer was fused in half precision and is in {self.w_in.dtype} now.")
+        if not self.is_current(attn):
+            official_weights(attn)  # says more, if there is more to say
+            raise FuseError("Its weights have changed since it was fused, or were made wider than half precision.")
+
+    def is_current(self, attn: nn.Module) -> bool:
+        """Whether the products are those of the layer's weights, as precise as they would be made now; see :meth:`check`."""
+        widened = self.w_in.dtype.itemsize > self._itemsize
+        return not (self._outdated or widened or self._changed()) and self._are_in_place(attn)
 
     def expire(self) -> None:
         """Declare that the layer's weights have changed, or may have: :meth:`check` refuses from now on."""

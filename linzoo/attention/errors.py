@@ -11,3 +11,7 @@ class MountError(LinzooError):
 
 class UnsupportedAttentionError(LinzooError, NotImplementedError):
     """A mounted layer was asked for something that linear attention does not have, such as attention maps."""
+
+
+class FoldError(LinzooError):
+    """A mounted layer cannot be folded as it is, or is folded and no longer what it was folded from."""

@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from linzoo.attention.errors import MountError
+from linzoo.attention.fold import fold, foldable, unfold
 from linzoo.attention.linfusion import LinFusion
-from linzoo.attention.mount import mount, mounted_layers, unmount
+from linzoo.attention.mount import mount, mounted_layers, refuse_hooks, unmount
 from linzoo.attention.mounted import MountedAttention
 from linzoo.checkpoints.linfusion import WEIGHTS_NAME, LinFusionConfig
 from linzoo.checkpoints.source import Checkpoint, open_source
@@ -54,17 +56,48 @@ class Handle:
     def disabled(self) -> Iterator[None]:
         """The teacher again, for the length of a ``with`` block: a stock UNet, which may be drawn with or saved.
 
-        Does nothing where the teacher stands already: in another such block, or after :meth:`unload`.
+        Does nothing where the teacher stands already: in another such block, or after :meth:`unload`. Folded layers are
+        folded anew afterwards.
         """
         if not self.modules:
             yield
             return
+        folded = self.folded
         unmount(self.unet)
         try:
             yield
         finally:
             if not self._unloaded:
                 mount(self.unet, self.linfusion, min_tokens=self.min_tokens)
+                if folded:
+                    self.fold()
+
+    @property
+    def folded(self) -> bool:
+        """Whether layers are folded."""
+        return any(layer.folded is not None for layer in foldable(self.modules).values())
+
+    def fold(self) -> None:
+        """Make inference faster: let the layers compute with products of their weights, made now and once.
+
+        The output is the same up to rounding; the weights, every ``state_dict`` and what ``save_pretrained`` writes are
+        the same bits. It costs memory, see docs/mounting.md. Fold when the weights are final: a folded layer whose
+        weights change, or that a LoRA is loaded on, raises an error when it is used next. To fold again renews what no
+        longer holds. Layers of other mixers are left as they are.
+
+        Raises:
+            FoldError: a layer carries adapters, or its weights are quantised or not in memory; then no layer is folded.
+            MountError: nothing is mounted, or an offloading, casting or caching hook is on a layer.
+        """
+        layers = self.modules
+        if not layers:
+            raise MountError("LinFusion is not mounted here now, so there is nothing to fold; load it first.")
+        refuse_hooks(self.unet, layers, "Fold")
+        fold(layers)
+
+    def unfold(self) -> None:
+        """Undo :meth:`fold`: the layers compute with their weights again. Does nothing if they do."""
+        unfold(self.modules)
 
     def unload(self) -> None:
         """Give the teacher's attentions back for good; see :func:`linzoo.attention.mount.unmount`.
@@ -78,8 +111,9 @@ class Handle:
     def __repr__(self) -> str:
         layers = len(self.modules)
         state = f"{layers} layers linear" if layers else "unloaded"
+        folded = ", folded" if self.folded else ""
         softmax = f", softmax below {self.min_tokens} tokens" if self.min_tokens else ""
-        return f"<linzoo.Handle {self.source}: {state} in {type(self.unet).__name__}{softmax}>"
+        return f"<linzoo.Handle {self.source}: {state} in {type(self.unet).__name__}{folded}{softmax}>"
 
 
 def load(
@@ -97,7 +131,7 @@ def load(
         registry: where mixers other than generalized linear attention are looked up; None for all installed.
 
     Returns:
-        The handle with ``disabled()`` and ``unload()``.
+        The handle with ``disabled()``, ``fold()`` and ``unload()``.
 
     Raises:
         CheckpointError: the folder is no complete LinFusion checkpoint.

@@ -70,7 +70,7 @@ def unmount(unet: nn.Module) -> None:
         MountError: an offloading, casting or caching hook was put on a mounted layer and is still there.
     """
     layers = mounted_layers(unet)
-    _refuse_hooks(unet, layers)
+    refuse_hooks(unet, layers)
     for layer in layers.values():  # before anything changes: it may run out of memory
         _move_teacher(layer)
     for layer in layers.values():
@@ -100,7 +100,7 @@ def _checked_names(unet: nn.Module, linfusion: LinFusion) -> list[str]:
     for index, entry in enumerate(linfusion.entries):
         site = modules[entry.module_name]
         _check_site(entry.module_name, site, entry.heads, linfusion.layer(index))
-    _refuse_hooks(unet, {name: modules[name] for name in names})
+    refuse_hooks(unet, {name: modules[name] for name in names})
     return names
 
 
@@ -196,13 +196,15 @@ def _equal(old: Any, new: Any) -> bool:
     return torch.equal(old.weight, new.weight) and (old.bias is None or torch.equal(old.bias, new.bias))
 
 
-def _refuse_hooks(unet: nn.Module, sites: Mapping[str, nn.Module]) -> None:
+def refuse_hooks(
+    unet: nn.Module, sites: Mapping[str, nn.Module], what: str = "Load or unload LinFusion"
+) -> None:
     """Hooks of offloading, layer-wise casting and caches are made for the layers that they were put on."""
     hooked = [name for name, site in sites.items() if any(map(_has_hooked_forward, site.modules()))]
     hooked += [name or "The UNet" for name, module in unet.named_modules() if _is_offloaded_as_group(module)]
     if hooked:
         raise MountError(
-            f"{hooked[0]} is under an offloading, casting or caching hook. Load or unload LinFusion before you "
+            f"{hooked[0]} is under an offloading, casting or caching hook. {what} before you "
             "enable offloading, layer-wise casting or caches (or remove those first)."
         )
 

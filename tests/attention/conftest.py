@@ -6,6 +6,7 @@ import pytest
 import torch
 from counting import Calls
 from diffusers.utils import logging as diffusers_logging
+from linzoo_kernels.fuse import FusedProjections
 
 from linzoo.attention import generalized_linear, mounted
 
@@ -13,13 +14,8 @@ from linzoo.attention import generalized_linear, mounted
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
     counter = Calls()
-    operator = generalized_linear.generalized_linear_attention
-
-    def counting(*args: object) -> torch.Tensor:
-        counter.linear += 1
-        return operator(*args)
-
-    monkeypatch.setattr(generalized_linear, "generalized_linear_attention", counting)
+    for where, name in ((generalized_linear, "linear_attention"), (FusedProjections, "forward")):
+        monkeypatch.setattr(where, name, counter.counting(getattr(where, name)))
     return counter
 
 

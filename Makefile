@@ -3,13 +3,17 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+RESULTS := benchmarks/results
+# The peer that the kernels are compared with: on no package index, and as it was when its benchmark was published.
+FBI_LA ?= https://github.com/fla-org/flash-bidirectional-linear-attention
+FBI_LA_COMMIT ?= f075860
 
 # Tests and demo never ask the Hub; idle OpenMP threads sleep instead of spinning, which matters on small machines.
 export HF_HUB_OFFLINE := 1
 export HF_HUB_DISABLE_TELEMETRY := 1
 export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: help demo test test-slow check format docs mini bench-convert gpu-pack lock clean
+.PHONY: help demo test test-slow check format docs mini bench bench-convert gpu-pack lock clean
 
 help: ## Print this list.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -40,13 +44,22 @@ docs: $(READY) ## Write the generated pages of docs/ anew.
 mini: $(READY) ## Train the shipped model from scratch (minutes on a GPU, hours on a CPU; resumable).
 	$(BIN)/python -m linzoo_recipes.mini all --out out/mini
 
+bench: $(READY) ## Time linear attention and whole layers on this machine's CPU: tables, rows, plots (half an hour).
+	rm -f $(RESULTS)/kernels-cpu.csv $(RESULTS)/layer-cpu.csv
+	$(BIN)/linzoo bench kernels --out $(RESULTS)/kernels-cpu.csv
+	$(BIN)/linzoo bench layer --out $(RESULTS)/layer-cpu.csv
+	$(BIN)/linzoo bench report $(RESULTS)/kernels-cpu.csv --plot $(RESULTS)/kernels-cpu.png
+	$(BIN)/linzoo bench report $(RESULTS)/layer-cpu.csv --plot $(RESULTS)/layer-cpu.png
+
 bench-convert: $(READY) ## Memory and time of convert against cp and against diffusers (needs 30 GB of disk).
-	$(BIN)/python benchmarks/convert.py
+	$(BIN)/linzoo bench convert --out $(RESULTS)/convert-cpu.csv
 
 gpu-pack: $(READY) ## Collect in out/gpu what benchmarks/on_gpu.sh needs on a machine without a network (Python 3.12).
 	$(BIN)/python -m linzoo_recipes.mini fetch --out out/gpu
 	$(BIN)/python -m pip download --quiet --no-deps --only-binary=:all: --python-version 3.12 --dest out/gpu/wheels \
 	  --constraint requirements.lock diffusers resvg-py ml-dtypes pluggy
+	-$(BIN)/python -m pip download --quiet --no-deps --dest out/gpu/wheels fla-core
+	-test -d out/gpu/peers || git clone --quiet $(FBI_LA) out/gpu/peers && git -C out/gpu/peers checkout --quiet $(FBI_LA_COMMIT)
 
 lock: $(READY) ## Write requirements.lock from the environment.
 	{ head -n 1 requirements.lock; \

@@ -8,11 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from linzoo_kernels import BackendError
 from torch import Tensor
 from torch.nn.attention import SDPBackend
 
-from linzoo_benchmarks.errors import BenchmarkError
 from linzoo_benchmarks.gate import Inputs, Verdict, check, draw, probe
 from linzoo_benchmarks.peers import FbiLa, Fla
 from linzoo_benchmarks.providers import Compiled, Eager, Ours, Provider, Softmax
@@ -34,6 +32,7 @@ PROVIDERS: tuple[Provider, ...] = (
     Fla(),
 )
 MODES = ("forward", "graph", "backward", "forward+backward")
+PROBE = "float32 probe"
 GRAPH_TOKENS = 4096
 """Up to here a call is so short that its launches count, and is timed in a CUDA graph too."""
 INPUTS, MOST_TENSORS = 8, 30
@@ -78,16 +77,17 @@ def run(
         for mode in modes:
             if mode != "graph" or (device.type == "cuda" and shape.tokens <= GRAPH_TOKENS):
                 _measure(session, shape, mode, sound)
-    if session.red:
-        raise BenchmarkError("Wrong results were not timed:\n  " + "\n  ".join(session.red))
-    return session.rows
+    return session.finish()
 
 
 def _passes_probe(session: Session, provider: Provider, shape: Shape) -> bool:
-    verdict = probe(provider, shape, session.device)
-    if verdict.problem:
-        session.reject(shape, provider.name, "float32 probe", verdict.problem)
-    return verdict.problem is None
+    """False for a wrong result; one that cannot do float32 at all may still do what it is to be timed in."""
+    with session.guarded(shape, provider.name, provider.function, PROBE):
+        verdict = probe(provider, shape, session.device)
+        if verdict.problem:
+            session.reject(shape, provider.name, PROBE, verdict.problem)
+            return False
+    return True
 
 
 def _measure(session: Session, shape: Shape, mode: str, providers: Sequence[Provider]) -> None:
@@ -101,17 +101,11 @@ def _measure(session: Session, shape: Shape, mode: str, providers: Sequence[Prov
     verdicts: dict[Provider, Verdict] = {}
     tasks: dict[str, Task] = {}
     for provider in providers:
-        try:
+        with session.guarded(shape, provider.name, provider.function, mode):
             verdict = _admitted(session, shape, mode, provider, inputs)
             if verdict:
                 tasks[provider.name] = _task(provider, inputs, mode)
                 verdicts[provider] = verdict
-        except torch.OutOfMemoryError:
-            session.record(shape, provider.name, provider.function, mode, note="out of memory")
-        except BackendError as error:
-            session.record(shape, provider.name, provider.function, mode, note=str(error))
-        except Exception as error:  # whatever goes wrong in one of them, the others are measured
-            session.reject(shape, provider.name, mode, f"it failed: {error!r}")
     timings = round_robin(tasks, session.device, session.seconds)
     size = shape.elements * session.dtype.itemsize
     for provider, verdict in verdicts.items():

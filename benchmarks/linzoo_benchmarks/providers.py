@@ -23,6 +23,11 @@ def split_heads(x: Tensor, heads: int) -> Tensor:
     return x.view(*x.shape[:2], heads, -1)
 
 
+def softmax_limit() -> int:
+    """Up to how many tokens softmax attention, quadratic in them, is worth waiting for."""
+    return 65536 if torch.cuda.is_available() else 4096
+
+
 class Provider:
     """One implementation of attention, (B, L, H*d) three times to (B, L, H*d).
 
@@ -121,7 +126,7 @@ class Softmax(Provider):
 
     def unfit(self, shape: Shape, dtype: torch.dtype) -> str | None:
         """Quadratic in the tokens, so that there is a limit; float32 flash attention is there on CPUs only."""
-        limit = 65536 if torch.cuda.is_available() else 4096
+        limit = softmax_limit()
         if shape.tokens > limit:
             return f"more than {limit} tokens"
         on_gpu = torch.cuda.is_available() and self.backend is not SDPBackend.EFFICIENT_ATTENTION

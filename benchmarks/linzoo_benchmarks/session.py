@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
+from linzoo_kernels import BackendError
 
 from linzoo_benchmarks.environment import describe, free_bytes
+from linzoo_benchmarks.errors import BenchmarkError
 from linzoo_benchmarks.roofline import Ceilings, measure_ceilings
 from linzoo_benchmarks.rows import Row, RowFile
 from linzoo_benchmarks.shapes import Shape
@@ -73,6 +76,28 @@ class Session:
         """Remember a wrong result; there is no row for it."""
         self.red.append(f"{provider}, {mode}, {shape.name}: {problem}")
         self.say(f"{shape.name}  {mode}  {provider}: WRONG, not timed: {problem}")
+
+    @contextlib.contextmanager
+    def guarded(self, shape: Shape, provider: str, function: str, mode: str) -> Iterator[None]:
+        """Go on with the others, whatever goes wrong in one of them: a row says why, or it is red."""
+        try:
+            yield
+        except torch.OutOfMemoryError:
+            self.record(shape, provider, function, mode, note="out of memory")
+        except BackendError as error:
+            self.record(shape, provider, function, mode, note=str(error))
+        except Exception as error:
+            self.reject(shape, provider, mode, f"it failed: {error!r}")
+
+    def finish(self) -> list[Row]:
+        """The rows.
+
+        Raises:
+            BenchmarkError: something was red.
+        """
+        if self.red:
+            raise BenchmarkError("What is wrong was not timed:\n  " + "\n  ".join(self.red))
+        return self.rows
 
     def lacks_memory(self, tensors: int, shape: Shape) -> str | None:
         """Why so many tensors of the shape do not fit; None if they do."""

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from linzoo_benchmarks.errors import BenchmarkError
+from linzoo.errors import UsageError
 
 
 @dataclass(frozen=True)
@@ -94,14 +94,14 @@ def all_shapes() -> list[Shape]:
 
 def small_shapes() -> list[Shape]:
     """What a CPU gets through in minutes."""
-    return select_shapes(["sdxl-*-1024px-b1", "sdxl-*-512px-b1", "sd15-[012]-512px-b1"])
+    return select_shapes(["sdxl-*-1024px-b1", "sdxl-*-512px-b1", "sd15-[012]-512px-b1", "sd15-[12]-1024px-b1"])
 
 
 def select_shapes(wanted: Sequence[str]) -> list[Shape]:
     """The shapes that names, patterns of names (``sdxl-*-b2``) or sizes (``2x65536x10x64``) stand for.
 
     Raises:
-        BenchmarkError: one of them stands for none.
+        UsageError: one of them stands for none.
     """
     found = []
     for text in wanted:
@@ -111,7 +111,7 @@ def select_shapes(wanted: Sequence[str]) -> list[Shape]:
             continue
         matching = [shape for shape in all_shapes() if fnmatch.fnmatchcase(shape.name, text)]
         if not matching:
-            raise BenchmarkError(
+            raise UsageError(
                 f"No shape is called {text!r}. Name a pattern such as 'sdxl-*-4096px-b2' or 'fbi_la-*', "
                 "or give sizes as BATCHxTOKENSxHEADSxHEAD_DIM, such as 2x65536x10x64."
             )

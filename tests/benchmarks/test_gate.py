@@ -1,0 +1,104 @@
+"""A provider that computes something else is never timed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import linzoo_kernels
+import pytest
+import torch
+from linzoo_benchmarks import kernels
+from linzoo_benchmarks.errors import BenchmarkError
+from linzoo_benchmarks.gate import check, draw, probe
+from linzoo_benchmarks.providers import Eager, Ours, Provider
+from linzoo_benchmarks.rows import read_rows
+from linzoo_benchmarks.shapes import Shape
+from torch import Tensor
+
+CPU = torch.device("cpu")
+SHAPE = Shape("tiny", 2, 37, 2, 16)
+
+
+class Sabotaged(Provider):
+    """The torch backend with something done to it."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def run(self, q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
+        o = linzoo_kernels.linear_attention(
+            q, k, v, heads=heads, backend="torch", eps=1e-6 if self.name == "epsilon" else 1e-4
+        )
+        if self.name == "nan":
+            return torch.where(torch.arange(o.shape[1])[None, :, None] == 5, torch.nan, o)
+        if self.name == "transposed":
+            return o.unflatten(-1, (heads, -1)).transpose(2, 3).flatten(2)
+        if self.name == "last row":
+            return torch.cat([o[:, :-1], 0 * o[:, -1:]], dim=1)
+        if self.name == "unwritten":
+            written = torch.empty_like(o)
+            written[:, :-1] = o[:, :-1]
+            return written
+        if self.name == "shape":
+            return o[:, :-1]
+        if self.name == "gradient":
+            return o.detach() + 0.9 * (o - o.detach())
+        if self.name == "raises":
+            raise RuntimeError("no such kernel")
+        return o
+
+
+FORWARD = ["epsilon", "nan", "transposed", "last row", "unwritten", "shape", "raises"]
+
+
+@pytest.mark.parametrize("fault", FORWARD)
+def test_a_sabotaged_provider_gets_no_row_and_ends_in_an_error(tmp_path: Path, fault: str) -> None:
+    out = tmp_path / "rows.csv"
+    bad, good = Sabotaged(fault), Ours("torch")
+    with pytest.raises(BenchmarkError, match=fault) as caught:
+        kernels.run(
+            [SHAPE], device=CPU, dtype=torch.float32, out=out, say=lambda _: None,
+            providers=[bad, good], modes=["forward"],
+        )  # fmt: skip
+    assert caught.value.exit_code == 1
+    assert [(row.provider, row.mode) for row in read_rows([out])] == [("torch", "forward")]
+
+
+def test_a_wrong_gradient_is_seen_though_the_forward_is_right() -> None:
+    bad, inputs = Sabotaged("gradient"), draw(SHAPE, torch.float32, CPU)
+    assert check(bad, inputs, backward=False).problem is None
+    verdict = check(bad, inputs, backward=True)
+    assert verdict.error == pytest.approx(0.1, rel=0.01)
+    assert "off by 1.0e-01" in str(verdict.problem)
+
+
+def test_half_precision_hides_an_epsilon_and_the_probe_does_not() -> None:
+    bad = Sabotaged("epsilon")
+    assert check(bad, draw(SHAPE, torch.float16, CPU), backward=False).problem is None
+    assert "off by" in str(probe(bad, SHAPE, CPU).problem)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16])
+@pytest.mark.parametrize("backward", [False, True])
+@pytest.mark.parametrize("provider", [Ours("torch"), Ours("reference"), Eager()], ids=lambda p: p.name)
+def test_what_is_right_passes(provider: Provider, dtype: torch.dtype, backward: bool) -> None:
+    verdict = check(provider, draw(SHAPE, dtype, CPU), backward=backward)
+    assert verdict.problem is None
+    assert verdict.error is not None
+    assert verdict.error < {torch.float64: 1e-13, torch.float32: 1e-5, torch.float16: 1e-2}[dtype]
+
+
+def test_memory_is_poisoned_only_while_it_is_checked() -> None:
+    from linzoo_benchmarks.gate import poisoned
+
+    before = torch.empty, torch.empty_like, Tensor.new_empty
+    with poisoned():
+        assert torch.empty(3).isnan().all()
+        assert torch.zeros(2).new_empty(3).isnan().all()
+        assert torch.empty(3, dtype=torch.int64).shape == (3,)
+    assert (torch.empty, torch.empty_like, Tensor.new_empty) == before
+
+
+def test_inputs_are_fresh_each_time() -> None:
+    first, second = (draw(SHAPE, torch.float32, CPU) for _ in range(2))
+    assert not torch.equal(first.q, second.q)

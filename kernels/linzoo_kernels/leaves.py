@@ -40,7 +40,7 @@ def official_weights(attn: nn.Module) -> dict[str, Tensor]:
             ``to_k_``, which are Linear, LayerNorm, LeakyReLU, Linear, or both the identity.
 
     Raises:
-        FuseError: a leaf is something else (an adapter, a quantised layer), or its weights are not in memory.
+        FuseError: a leaf is something else (an adapter, a quantised layer), or is offloaded.
     """
     weights: dict[str, Tensor] = {}
     layout = _WITHOUT if type(child(attn, ["to_q_"])) is nn.Identity else _WITH_BRANCHES
@@ -52,7 +52,7 @@ def official_weights(attn: nn.Module) -> dict[str, Tensor]:
         if tuple(present) != keys:
             raise FuseError(f"{name} has {_names(present)}; in the official layout it has {_names(keys)}.")
         for key, weight in present.items():
-            _check(f"{name}.{key}", weight)
+            _check(f"{name}.{key}", weight, leaf)
             weights[f"{name}.{key}"] = weight
     return weights
 
@@ -69,10 +69,10 @@ def child(attn: nn.Module, path: Iterable[str]) -> nn.Module | None:
     return module
 
 
-def _check(name: str, weight: Tensor) -> None:
-    if weight.is_meta:
+def _check(name: str, weight: Tensor, leaf: nn.Module) -> None:
+    if weight.is_meta and hasattr(leaf, "_hf_hook"):
         raise FuseError(
-            f"{name} is not in memory (sequential offloading). Leave the layer unfused, or offload the model as a whole "
+            f"{name} is in memory only while it is used (sequential offloading). Leave the layer unfused, or offload the model as a whole "
             "(enable_model_cpu_offload)."
         )
     if type(weight) is not nn.Parameter or weight.dtype not in _PRECISIONS:

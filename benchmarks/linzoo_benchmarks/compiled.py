@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-
 from linzoo_kernels import configs, launch
 from linzoo_kernels.configs import KernelConfig
 
@@ -47,12 +46,12 @@ class Case:
     width: int
     dtype: str
     target: int
-    gradient: bool = False  # the second half of the backward pass of a head of two pieces
+    variant: str = ""  # the constant that tells the kernel's variants apart, for a head of two pieces
 
     @property
     def name(self) -> str:
         """How the table calls the kernel."""
-        return f"{self.kernel} (gradient)" if self.gradient else self.kernel
+        return f"{self.kernel} {self.variant}".strip()
 
 
 @dataclass(frozen=True)
@@ -94,9 +93,8 @@ def cases(
         for dtype in dtypes:
             for width in widths:
                 for kernel in configs.ATTENTION:
-                    yield Case(kernel, width, dtype, target)
-                if width > launch.ONE_PIECE:
-                    yield Case("state_forward", width, dtype, target, gradient=True)
+                    for variant in launch.variants(kernel, width):
+                        yield Case(kernel, width, dtype, target, variant)
             for width in channels:
                 yield Case("ln_leaky_relu", width, dtype, target)
 
@@ -170,7 +168,9 @@ def write_csv(reports: Sequence[Report], path: Path) -> None:
     with temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, [field.name for field in fields(Report)], lineterminator="\n")
         writer.writeheader()
-        writer.writerows({k: int(v) if isinstance(v, bool) else v for k, v in asdict(r).items()} for r in reports)
+        writer.writerows(
+            {k: int(v) if isinstance(v, bool) else v for k, v in asdict(r).items()} for r in reports
+        )
     temporary.replace(path)
 
 
@@ -192,12 +192,20 @@ def table(reports: Sequence[Report]) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Compile everything, print the table, write the CSV, and return 1 if a rule is broken."""
-    parser = argparse.ArgumentParser(prog="python -m linzoo_benchmarks.compiled", description=(__doc__ or "").split("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m linzoo_benchmarks.compiled", description=(__doc__ or "").split("\n")[0]
+    )
     parser.add_argument("--out", type=Path, default=RESULTS, help=f"the CSV file ({RESULTS})")
     parser.add_argument("--width", type=int, nargs="*", default=HEAD_DIMS, help="head dims (all)")
-    parser.add_argument("--channels", type=int, nargs="*", default=CHANNELS, help="channels of ln_leaky_relu (all)")
-    parser.add_argument("--dtype", nargs="*", default=configs.DTYPES, choices=configs.DTYPES, help="dtypes (all)")
-    parser.add_argument("--target", type=int, nargs="*", default=TARGETS, choices=TARGETS, help="targets (all)")
+    parser.add_argument(
+        "--channels", type=int, nargs="*", default=CHANNELS, help="channels of ln_leaky_relu (all)"
+    )
+    parser.add_argument(
+        "--dtype", nargs="*", default=configs.DTYPES, choices=configs.DTYPES, help="dtypes (all)"
+    )
+    parser.add_argument(
+        "--target", type=int, nargs="*", default=TARGETS, choices=TARGETS, help="targets (all)"
+    )
     parser.add_argument("--processes", type=int, default=1, help="how many compile at a time (1)")
     chosen = parser.parse_args(arguments)
     reports = compile_all(cases(chosen.width, chosen.channels, chosen.dtype, chosen.target), chosen.processes)
@@ -215,10 +223,7 @@ def _function(case: Case, config: KernelConfig) -> tuple[Any, dict[str, Any]]:
     dtype = getattr(torch, case.dtype)
     if case.kernel == "ln_leaky_relu":
         return triton_norm.ln_leaky_relu, launch.norm_constants(config, case.width, dtype)
-    options = launch.constants(config, case.width, dtype)
-    if case.kernel == "state_forward":
-        options["GRADIENT"] = case.gradient
-    return getattr(triton_attention, case.kernel), options
+    return getattr(triton_attention, case.kernel), launch.constants(config, case.width, dtype, case.variant)
 
 
 def _signature(
@@ -249,7 +254,9 @@ def _figures(log: str, case: Case) -> tuple[int, int]:
     registers = re.search(r"Used (\d+) registers", log)
     spills = re.search(r"(\d+) bytes spill stores", log)
     if registers is None or spills is None:
-        raise RuntimeError(f"ptxas said nothing of {case} (is it in Triton's cache? then set TRITON_CACHE_DIR): {log!r}")
+        raise RuntimeError(
+            f"ptxas said nothing of {case} (is it in Triton's cache? then set TRITON_CACHE_DIR): {log!r}"
+        )
     return int(registers[1]), int(spills[1])
 
 

@@ -84,10 +84,11 @@ def state_backward(
     """The gradients (dk, dv) of `state_forward` for the gradient `dsums` of its result."""
     k, v = _rows(k), _rows(v)
     dk, dv = _empty_like(k), _empty_like(v)
-    plan = _plan("state_backward", k, heads, num_splits)
-    plan.launch(
-        k, v, dsums.contiguous(), dk, dv, *k.stride()[:2], *v.stride()[:2], *dk.stride()[:2], *plan.sizes
-    )
+    dsums = dsums.contiguous()
+    strides = *k.stride()[:2], *v.stride()[:2], *dk.stride()[:2]
+    for variant in variants("state_backward", k.shape[-1] // heads):
+        plan = _plan("state_backward", k, heads, num_splits, variant)
+        plan.launch(k, v, dsums, dk, dv, *strides, *plan.sizes)
     return dk, dv
 
 
@@ -161,7 +162,7 @@ def _sums(
     r: Tensor | None = None, dz: Tensor | None = None, count: int = 1,
 ) -> Tensor:  # fmt: skip
     k, v = _rows(k), _rows(v)
-    plan = _plan("state_forward", k, heads, num_splits, gradient=r is not None)
+    plan = _plan("state_forward", k, heads, num_splits, "" if r is None else "GRADIENT")
     partial = plan.partial_sums(k)
     plan.launch(
         k, v, partial, k if r is None else r, k if dz is None else dz,
@@ -187,15 +188,15 @@ def _accumulator(dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
-def _plan(kernel: str, x: Tensor, heads: int, num_splits: int, gradient: bool | None = None) -> _Plan:
+def _plan(kernel: str, x: Tensor, heads: int, num_splits: int, variant: str = "") -> _Plan:
     batch, length, channels = x.shape
-    return _cut(kernel, batch, length, heads, channels // heads, x.dtype, x.device, num_splits, gradient)
+    return _cut(kernel, batch, length, heads, channels // heads, x.dtype, x.device, num_splits, variant)
 
 
 @lru_cache(maxsize=4096)
 def _cut(
     kernel: str, batch: int, length: int, heads: int, head_dim: int, dtype: torch.dtype, device: torch.device,
-    num_splits: int, gradient: bool | None,
+    num_splits: int, variant: str,
 ) -> _Plan:  # fmt: skip
     reason = unsupported(head_dim, dtype)
     if reason is not None:
@@ -207,9 +208,7 @@ def _cut(
         num_splits = choose_splits(batch * heads, slots, max(1, length // (4 * rows)))
     chunk = max(1, math.ceil(math.ceil(length / num_splits) / rows)) * rows
     splits = max(1, math.ceil(length / chunk))
-    options = constants(config, head_dim, dtype)
-    if gradient is not None:
-        options["GRADIENT"] = gradient
+    options = constants(config, head_dim, dtype, variant)
     pieces = 2 if options["D1"] else 1
     sizes = length, chunk, heads, splits
     return _Plan(getattr(_attention(), kernel), options, pieces, batch, heads, head_dim, sizes, device)
@@ -231,8 +230,18 @@ def choose_splits(sequences: int, slots: int, most: int) -> int:
     return best
 
 
-def constants(config: KernelConfig, head_dim: int, dtype: torch.dtype) -> dict[str, Any]:
-    """What an attention kernel is compiled with for a head dim and dtype (all but `GRADIENT`)."""
+def variants(kernel: str, head_dim: int) -> tuple[str, ...]:
+    """The forms of a kernel that a head dim needs, by the constant that is true in it; "" where there is only one."""
+    two_pieces = head_dim > ONE_PIECE
+    if kernel == "state_forward" and two_pieces:
+        return "", "GRADIENT"
+    if kernel == "state_backward" and two_pieces:
+        return "DK", "DV"
+    return ("",)
+
+
+def constants(config: KernelConfig, head_dim: int, dtype: torch.dtype, variant: str = "") -> dict[str, Any]:
+    """What an attention kernel is compiled with for a head dim, a dtype and one of its `variants`."""
     import triton.language as tl
 
     first = ONE_PIECE if head_dim > ONE_PIECE else max(16, 1 << (head_dim - 1).bit_length())
@@ -245,7 +254,7 @@ def constants(config: KernelConfig, head_dim: int, dtype: torch.dtype) -> dict[s
     dot = types[dtype]
     if dtype == torch.bfloat16 and _interpreted():
         dot = tl.float32  # the interpreter's arithmetic on bfloat16 is wrong
-    return {
+    options = {
         "D": head_dim,
         "D0": first,
         "D1": TWO_PIECES - ONE_PIECE if head_dim > first else 0,
@@ -256,6 +265,11 @@ def constants(config: KernelConfig, head_dim: int, dtype: torch.dtype) -> dict[s
         "num_warps": config.num_warps,
         "num_stages": config.num_stages,
     }
+    if config.kernel == "state_forward":
+        options["GRADIENT"] = variant == "GRADIENT"
+    if config.kernel == "state_backward":
+        options.update({"DK": variant != "DV", "DV": variant != "DK"})
+    return options
 
 
 @lru_cache(maxsize=256)

@@ -75,42 +75,35 @@ def _store_k1(sums_ptr, columns, vector, D: tl.constexpr):
 
 
 @triton.jit
-def _magnitude(block, DOT: tl.constexpr):
-    """What a block is divided by before its cast to `DOT`: its largest entry for float16, else 1.
+def _magnitude(sums_ptr, c0, c1, D: tl.constexpr, D1: tl.constexpr, DOT: tl.constexpr, ACC: tl.constexpr):
+    """What the d x d part of a head's sums is divided by before its cast to `DOT`: its largest entry for float16, else 1.
 
-    Gradients of the state are of the size of 1/tokens, sums of negative keys are small too: float16 would lose them.
+    Gradients of the state are of the size of 1/tokens, sums of negative keys are small too, sums over many tokens are
+    large: float16 has the range for none of them.
     """
-    if DOT == tl.float16:  # noqa: SIM108, SIM300 (a branch of one type only is compiled)
-        largest = tl.max(tl.abs(block))
-    else:
-        largest = tl.full((), 1.0, block.dtype)
-    return tl.where(largest > 0, largest, 1.0)
+    largest = tl.full((), 1.0, ACC)
+    if DOT == tl.float16:  # noqa: SIM300
+        largest = tl.max(tl.abs(_load_kv(sums_ptr, c0, c0, D)))
+        if D1 > 0:
+            largest = tl.maximum(largest, tl.max(tl.abs(_load_kv(sums_ptr, c0, c1, D))))
+            largest = tl.maximum(largest, tl.max(tl.abs(_load_kv(sums_ptr, c1, c0, D))))
+            largest = tl.maximum(largest, tl.max(tl.abs(_load_kv(sums_ptr, c1, c1, D))))
+        largest = tl.where(largest > 0, largest, 1.0)
+    return largest
 
 
 @triton.jit
 def _load_operand(sums_ptr, c0, c1, factor, D: tl.constexpr, D1: tl.constexpr, DOT: tl.constexpr):
-    """The d x d part of a head's sums times `factor`, in its blocks as `DOT`, and what they were divided by for that.
-
-    A head of one piece has the first block only.
-    """
-    kv00 = _load_kv(sums_ptr, c0, c0, D) * factor
+    """The d x d part of a head's sums times `factor` as `DOT`, in its blocks: of one piece the first one only."""
+    kv00 = (_load_kv(sums_ptr, c0, c0, D) * factor).to(DOT)
     kv01 = kv00
     kv10 = kv00
     kv11 = kv00
-    scale = _magnitude(kv00, DOT)
     if D1 > 0:
-        kv01 = _load_kv(sums_ptr, c0, c1, D) * factor
-        kv10 = _load_kv(sums_ptr, c1, c0, D) * factor
-        kv11 = _load_kv(sums_ptr, c1, c1, D) * factor
-        scale = tl.maximum(scale, tl.maximum(_magnitude(kv01, DOT), _magnitude(kv10, DOT)))
-        scale = tl.maximum(scale, _magnitude(kv11, DOT))
-    return (
-        (kv00 / scale).to(DOT),
-        (kv01 / scale).to(DOT),
-        (kv10 / scale).to(DOT),
-        (kv11 / scale).to(DOT),
-        scale,
-    )
+        kv01 = (_load_kv(sums_ptr, c0, c1, D) * factor).to(DOT)
+        kv10 = (_load_kv(sums_ptr, c1, c0, D) * factor).to(DOT)
+        kv11 = (_load_kv(sums_ptr, c1, c1, D) * factor).to(DOT)
+    return kv00, kv01, kv10, kv11
 
 
 @triton.jit(do_not_specialize=["L", "CHUNK", "H", "NS", "count"])
@@ -132,13 +125,13 @@ def state_forward(
     row_ptr = (batch * H + head) * L + start
     kv00 = tl.zeros((D0, D0), dtype=ACC)
     # Summed over rows after the loop only: a sum inside would be a reduction across warps for every tile.
-    k1_0 = tl.zeros((BL, D0), dtype=ACC)
+    k1_0 = tl.zeros((D0,), dtype=ACC)
     if D1 > 0:
         c1 = D0 + tl.arange(0, D1)
         kv01 = tl.zeros((D0, D1), dtype=ACC)
         kv10 = tl.zeros((D1, D0), dtype=ACC)
         kv11 = tl.zeros((D1, D1), dtype=ACC)
-        k1_1 = tl.zeros((BL, D1), dtype=ACC)
+        k1_1 = tl.zeros((D1,), dtype=ACC)
     for tile in range(0, length, BL):
         left = length - tile
         mask0 = _mask(rows, c0, left, D)
@@ -149,10 +142,10 @@ def state_forward(
         if GRADIENT:
             r = tl.load(r_ptr + row_ptr + rows, mask=rows < left, other=0.0) * _HEADROOM
             dz = tl.load(dz_ptr + row_ptr + rows, mask=rows < left, other=0.0)
-            k1_0 += key0 * dz[:, None]
+            k1_0 += tl.sum(key0 * dz[:, None], axis=0)
             key0 *= r[:, None]
         else:
-            k1_0 += key0
+            k1_0 += tl.sum(key0, axis=0)
         key0 = tl.trans(key0.to(DOT))
         kv00 = tl.dot(key0, v0, kv00, input_precision=PRECISION, out_dtype=ACC)
         if D1 > 0:
@@ -161,10 +154,10 @@ def state_forward(
             v1 = tl.load(v_ptr + rows[:, None] * stride_vl + c1[None, :], mask=mask1, other=0.0).to(DOT)
             key1 = tl.where(live, _feature_map(k1), 0.0)
             if GRADIENT:
-                k1_1 += key1 * dz[:, None]
+                k1_1 += tl.sum(key1 * dz[:, None], axis=0)
                 key1 *= r[:, None]
             else:
-                k1_1 += key1
+                k1_1 += tl.sum(key1, axis=0)
             key1 = tl.trans(key1.to(DOT))
             kv01 = tl.dot(key0, v1, kv01, input_precision=PRECISION, out_dtype=ACC)
             kv10 = tl.dot(key1, v0, kv10, input_precision=PRECISION, out_dtype=ACC)
@@ -180,12 +173,12 @@ def state_forward(
     batches = tl.num_programs(0) // H // NS
     sums_ptr += ((split.to(tl.int64) * batches + batch) * H + head) * (D * D + D)
     _store_kv(sums_ptr, c0, c0, kv00 * kv_scale, D)
-    _store_k1(sums_ptr, c0, tl.sum(k1_0, axis=0) * k1_scale, D)
+    _store_k1(sums_ptr, c0, k1_0 * k1_scale, D)
     if D1 > 0:
         _store_kv(sums_ptr, c0, c1, kv01 * kv_scale, D)
         _store_kv(sums_ptr, c1, c0, kv10 * kv_scale, D)
         _store_kv(sums_ptr, c1, c1, kv11 * kv_scale, D)
-        _store_k1(sums_ptr, c1, tl.sum(k1_1, axis=0) * k1_scale, D)
+        _store_k1(sums_ptr, c1, k1_1 * k1_scale, D)
 
 
 @triton.jit(do_not_specialize=["L", "CHUNK", "H", "NS", "count", "eps"])
@@ -207,7 +200,9 @@ def apply_forward(
     if D1 > 0:
         c1 = D0 + tl.arange(0, D1)
         m1 = _load_k1(sums_ptr, c1, D) * mean
-    kv00, kv01, kv10, kv11, scale = _load_operand(sums_ptr, c0, c1, mean, D, D1, DOT)
+    scale = _magnitude(sums_ptr, c0, c1, D, D1, DOT, ACC)
+    kv00, kv01, kv10, kv11 = _load_operand(sums_ptr, c0, c1, 1.0 / scale, D, D1, DOT)
+    scale *= mean
     for tile in range(0, length, BL):
         left = length - tile
         mask0 = _mask(rows, c0, left, D)
@@ -264,8 +259,10 @@ def apply_backward(
         row_ptr = (batch * H + head) * L + start
     else:
         dkv = tl.zeros((D0, D0), dtype=ACC)
-        dk1 = tl.zeros((BL, D0), dtype=ACC)
-    kv00, kv01, kv10, kv11, scale = _load_operand(sums_ptr, c0, c1, mean, D, D1, DOT)
+        dk1 = tl.zeros((D0,), dtype=ACC)
+    scale = _magnitude(sums_ptr, c0, c1, D, D1, DOT, ACC)
+    kv00, kv01, kv10, kv11 = _load_operand(sums_ptr, c0, c1, 1.0 / scale, D, D1, DOT)
+    scale *= mean
     for tile in range(0, length, BL):
         left = length - tile
         mask0 = _mask(rows, c0, left, D)
@@ -273,23 +270,34 @@ def apply_backward(
         do0 = tl.load(do_ptr + rows[:, None] * stride_gl + c0[None, :], mask=mask0, other=0.0).to(DOT)
         query0 = _feature_map(q0)  # 1 in rows that are not there, where dO is 0
         z = tl.sum(query0 * m0[None, :], axis=1) + eps
-        p0 = tl.dot(do0, tl.trans(kv00), input_precision=PRECISION, out_dtype=ACC)
         if D1 > 0:
             mask1 = _mask(rows, c1, left, D)
             q1 = tl.load(q_ptr + rows[:, None] * stride_ql + c1[None, :], mask=mask1, other=0.0).to(ACC)
             do1 = tl.load(do_ptr + rows[:, None] * stride_gl + c1[None, :], mask=mask1, other=0.0).to(DOT)
             query1 = _feature_map(q1)
-            r = 1.0 / (z + tl.sum(query1 * m1[None, :], axis=1))
-            p0 = (
-                tl.dot(do1, tl.trans(kv01), p0, input_precision=PRECISION, out_dtype=ACC)
-                * (r * scale)[:, None]
-            )
+            z += tl.sum(query1 * m1[None, :], axis=1)
+        r = 1.0 / z
+        if D1 == 0:
+            query_r = tl.trans((query0 * (r * _HEADROOM)[:, None]).to(DOT))
+            dkv = tl.dot(query_r, do0, dkv, input_precision=PRECISION, out_dtype=ACC)
+        p0 = tl.dot(do0, tl.trans(kv00), input_precision=PRECISION, out_dtype=ACC)
+        if D1 > 0:
+            p0 = tl.dot(do1, tl.trans(kv01), p0, input_precision=PRECISION, out_dtype=ACC)
             p1 = tl.dot(do0, tl.trans(kv10), input_precision=PRECISION, out_dtype=ACC)
             p1 = (
                 tl.dot(do1, tl.trans(kv11), p1, input_precision=PRECISION, out_dtype=ACC)
                 * (r * scale)[:, None]
             )
-            dz = -r * (tl.sum(p0 * query0, axis=1) + tl.sum(p1 * query1, axis=1))
+        p0 *= (r * scale)[:, None]
+        dz = tl.sum(p0 * query0, axis=1)
+        if D1 > 0:
+            dz += tl.sum(p1 * query1, axis=1)
+        dz *= -r
+        dq0 = (p0 + dz[:, None] * m0[None, :]) * tl.minimum(query0, 1.0)
+        tl.store(
+            dq_ptr + rows[:, None] * stride_dql + c0[None, :], dq0.to(dq_ptr.dtype.element_ty), mask=mask0
+        )
+        if D1 > 0:
             dq1 = (p1 + dz[:, None] * m1[None, :]) * tl.minimum(query1, 1.0)
             tl.store(
                 dq_ptr + rows[:, None] * stride_dql + c1[None, :], dq1.to(dq_ptr.dtype.element_ty), mask=mask1
@@ -298,16 +306,7 @@ def apply_backward(
             tl.store(dz_ptr + row_ptr + rows, dz, mask=rows < left)
             row_ptr += BL
         else:
-            r = 1.0 / z
-            p0 *= (r * scale)[:, None]
-            dz = -r * tl.sum(p0 * query0, axis=1)
-            dk1 += dz[:, None] * query0
-            query_r = tl.trans((query0 * (r * _HEADROOM)[:, None]).to(DOT))
-            dkv = tl.dot(query_r, do0, dkv, input_precision=PRECISION, out_dtype=ACC)
-        dq0 = (p0 + dz[:, None] * m0[None, :]) * tl.minimum(query0, 1.0)
-        tl.store(
-            dq_ptr + rows[:, None] * stride_dql + c0[None, :], dq0.to(dq_ptr.dtype.element_ty), mask=mask0
-        )
+            dk1 += tl.sum(dz[:, None] * query0, axis=0)
         q_ptr += BL * stride_ql
         do_ptr += BL * stride_gl
         dq_ptr += BL * stride_dql
@@ -315,7 +314,7 @@ def apply_backward(
         batches = tl.num_programs(0) // H // NS
         dsums_ptr += ((split.to(tl.int64) * batches + batch) * H + head) * (D * D + D)
         _store_kv(dsums_ptr, c0, c0, dkv * (mean / _HEADROOM), D)
-        _store_k1(dsums_ptr, c0, tl.sum(dk1, axis=0) * mean, D)
+        _store_k1(dsums_ptr, c0, dk1 * mean, D)
 
 
 @triton.jit(do_not_specialize=["L", "CHUNK", "H", "NS"])
@@ -323,9 +322,12 @@ def state_backward(
     k_ptr, v_ptr, dsums_ptr, dk_ptr, dv_ptr,
     stride_kb, stride_kl, stride_vb, stride_vl, stride_gb, stride_gl, L, CHUNK, H, NS,
     D: tl.constexpr, D0: tl.constexpr, D1: tl.constexpr, BL: tl.constexpr,
-    ACC: tl.constexpr, DOT: tl.constexpr, PRECISION: tl.constexpr,
+    ACC: tl.constexpr, DOT: tl.constexpr, PRECISION: tl.constexpr, DK: tl.constexpr, DV: tl.constexpr,
 ):  # fmt: skip
-    """Gradients dk = (V dKV^T + dK1) phi'(k) and dv = phi(K) dKV. dk and dv have the same strides."""
+    """Gradients dk = (V dKV^T + dK1) phi'(k), if `DK`, and dv = phi(K) dKV, if `DV`; both have the same strides.
+
+    For a head of two pieces both at once would not fit in registers.
+    """
     head, batch, _split, start, length = _place(L, CHUNK, H, NS)
     rows = tl.arange(0, BL)
     c0 = tl.arange(0, D0)
@@ -339,35 +341,43 @@ def state_backward(
     if D1 > 0:
         c1 = D0 + tl.arange(0, D1)
         dk1_1 = _load_k1(dsums_ptr, c1, D)
-    dkv00, dkv01, dkv10, dkv11, scale = _load_operand(dsums_ptr, c0, c1, 1.0, D, D1, DOT)
+    scale = _magnitude(dsums_ptr, c0, c1, D, D1, DOT, ACC)
+    dkv00, dkv01, dkv10, dkv11 = _load_operand(dsums_ptr, c0, c1, 1.0 / scale, D, D1, DOT)
     for tile in range(0, length, BL):
         left = length - tile
         mask0 = _mask(rows, c0, left, D)
-        k0 = tl.load(k_ptr + rows[:, None] * stride_kl + c0[None, :], mask=mask0, other=0.0).to(ACC)
-        v0 = tl.load(v_ptr + rows[:, None] * stride_vl + c0[None, :], mask=mask0, other=0.0).to(DOT)
-        key0 = _feature_map(k0)
-        dk0 = tl.dot(v0, tl.trans(dkv00), input_precision=PRECISION, out_dtype=ACC)
-        dv0 = tl.dot(key0.to(DOT), dkv00, input_precision=PRECISION, out_dtype=ACC)
+        offsets0 = rows[:, None] * stride_gl + c0[None, :]
+        key0 = _feature_map(
+            tl.load(k_ptr + rows[:, None] * stride_kl + c0[None, :], mask=mask0, other=0.0).to(ACC)
+        )
         if D1 > 0:
             mask1 = _mask(rows, c1, left, D)
-            k1 = tl.load(k_ptr + rows[:, None] * stride_kl + c1[None, :], mask=mask1, other=0.0).to(ACC)
-            v1 = tl.load(v_ptr + rows[:, None] * stride_vl + c1[None, :], mask=mask1, other=0.0).to(DOT)
-            key1 = _feature_map(k1)
-            dk0 = tl.dot(v1, tl.trans(dkv01), dk0, input_precision=PRECISION, out_dtype=ACC)
-            dk1 = tl.dot(v0, tl.trans(dkv10), input_precision=PRECISION, out_dtype=ACC)
-            dk1 = tl.dot(v1, tl.trans(dkv11), dk1, input_precision=PRECISION, out_dtype=ACC)
-            dk1 = (dk1 * scale + dk1_1[None, :]) * tl.minimum(key1, 1.0)
-            dv0 = tl.dot(key1.to(DOT), dkv10, dv0, input_precision=PRECISION, out_dtype=ACC)
-            dv1 = tl.dot(key0.to(DOT), dkv01, input_precision=PRECISION, out_dtype=ACC)
-            dv1 = tl.dot(key1.to(DOT), dkv11, dv1, input_precision=PRECISION, out_dtype=ACC) * scale
             offsets1 = rows[:, None] * stride_gl + c1[None, :]
-            tl.store(dk_ptr + offsets1, dk1.to(dk_ptr.dtype.element_ty), mask=mask1)
-            tl.store(dv_ptr + offsets1, dv1.to(dv_ptr.dtype.element_ty), mask=mask1)
-        dk0 = (dk0 * scale + dk1_0[None, :]) * tl.minimum(key0, 1.0)
-        dv0 *= scale
-        offsets0 = rows[:, None] * stride_gl + c0[None, :]
-        tl.store(dk_ptr + offsets0, dk0.to(dk_ptr.dtype.element_ty), mask=mask0)
-        tl.store(dv_ptr + offsets0, dv0.to(dv_ptr.dtype.element_ty), mask=mask0)
+            key1 = _feature_map(
+                tl.load(k_ptr + rows[:, None] * stride_kl + c1[None, :], mask=mask1, other=0.0).to(ACC)
+            )
+        if DV:
+            features0 = key0.to(DOT)
+            dv0 = tl.dot(features0, dkv00, input_precision=PRECISION, out_dtype=ACC)
+            if D1 > 0:
+                features1 = key1.to(DOT)
+                dv0 = tl.dot(features1, dkv10, dv0, input_precision=PRECISION, out_dtype=ACC)
+                dv1 = tl.dot(features0, dkv01, input_precision=PRECISION, out_dtype=ACC)
+                dv1 = tl.dot(features1, dkv11, dv1, input_precision=PRECISION, out_dtype=ACC) * scale
+                tl.store(dv_ptr + offsets1, dv1.to(dv_ptr.dtype.element_ty), mask=mask1)
+            tl.store(dv_ptr + offsets0, (dv0 * scale).to(dv_ptr.dtype.element_ty), mask=mask0)
+        if DK:
+            v0 = tl.load(v_ptr + rows[:, None] * stride_vl + c0[None, :], mask=mask0, other=0.0).to(DOT)
+            dk0 = tl.dot(v0, tl.trans(dkv00), input_precision=PRECISION, out_dtype=ACC)
+            if D1 > 0:
+                v1 = tl.load(v_ptr + rows[:, None] * stride_vl + c1[None, :], mask=mask1, other=0.0).to(DOT)
+                dk0 = tl.dot(v1, tl.trans(dkv01), dk0, input_precision=PRECISION, out_dtype=ACC)
+                dk1 = tl.dot(v0, tl.trans(dkv10), input_precision=PRECISION, out_dtype=ACC)
+                dk1 = tl.dot(v1, tl.trans(dkv11), dk1, input_precision=PRECISION, out_dtype=ACC)
+                dk1 = (dk1 * scale + dk1_1[None, :]) * tl.minimum(key1, 1.0)
+                tl.store(dk_ptr + offsets1, dk1.to(dk_ptr.dtype.element_ty), mask=mask1)
+            dk0 = (dk0 * scale + dk1_0[None, :]) * tl.minimum(key0, 1.0)
+            tl.store(dk_ptr + offsets0, dk0.to(dk_ptr.dtype.element_ty), mask=mask0)
         k_ptr += BL * stride_kl
         v_ptr += BL * stride_vl
         dk_ptr += BL * stride_gl

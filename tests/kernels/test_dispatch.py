@@ -245,6 +245,7 @@ def test_a_failure_to_compile_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script_method:DeprecationWarning")  # inductor's own
 def test_compile_agrees_and_has_gradients() -> None:
     q, k, v = tensors(grad=True)
     want, got = (linear_attention(q, k, v, heads=2, backend=name) for name in ("torch", "compile"))

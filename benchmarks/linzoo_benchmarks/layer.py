@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
+from linzoo_kernels import use_backend
 from torch import Tensor
 
 from linzoo_benchmarks.gate import TOLERANCES, Verdict
@@ -92,7 +94,7 @@ def _measure(session: Session, shape: Shape, forms: Sequence[Form]) -> None:
             errors[form] = verdict.error
     timings = round_robin(tasks, session.device, session.seconds)
     for form, error in errors.items():
-        measured = asdict(timings[form.name]) | _movements(session, tasks[form.name], x)
+        measured = asdict(timings[form.name]) | _movements(session, shape, form, weights, tasks[form.name], x)
         session.record(shape, form.name, form.function, MODE, error=error, **measured)
 
 
@@ -109,9 +111,15 @@ def _too_long(form: Form, shape: Shape) -> str | None:
     return f"more than {limit} tokens" if form.function == "softmax" and shape.tokens > limit else None
 
 
-def _movements(session: Session, task: Task, x: Tensor) -> dict[str, Any]:
-    """Memory, bytes and launches of one call."""
-    with Traffic() as traffic:
-        task.once()
+def _movements(
+    session: Session, shape: Shape, form: Form, weights: Weights, task: Task, x: Tensor
+) -> dict[str, Any]:
+    """Memory of one call, and the bytes and launches of one on a GPU, whatever device this is."""
+    call: Callable[[], Any] = task.once
+    if form.function == "linear":
+        layer, nothing = form.without_memory(weights, shape, session.dtype), x.to("meta")
+        call = functools.partial(layer, nothing)
+    with use_backend("triton"), Traffic() as traffic:
+        call()
     peak = peak_memory(task, session.device)
     return {"peak_mb": peak / 1e6, "units": traffic.units(x), "launches": traffic.launches}

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -19,96 +19,135 @@ Weights = Mapping[str, Tensor]
 Layer = Callable[[Tensor], Tensor]
 
 
-@dataclass(frozen=True)
 class Form:
     """One way to compute a layer.
 
     Attributes:
         name: what rows and ``--form`` call it.
-        build: makes the layer of given weights for a shape; on the CPU, in float32.
         function: ``linear``, or ``softmax``: the layer that it replaces, with the projections that both have.
         needs_diffusers: whether the layer is one of diffusers' own, or takes its place.
     """
 
     name: str
-    build: Callable[[Weights, Shape], nn.Module]
-    function: str = "linear"
-    needs_diffusers: bool = False
+    function = "linear"
+    needs_diffusers = False
 
     def missing(self) -> str | None:
         """Why it cannot be built on this machine; None if it can."""
         absent = self.needs_diffusers and importlib.util.find_spec("diffusers") is None
         return "diffusers is not installed" if absent else None
 
+    def build(self, weights: Weights, shape: Shape) -> nn.Module:
+        """The layer with given weights, on the CPU, in float32."""
+        raise NotImplementedError
+
+    def ready(self, layer: Any) -> Layer:
+        """What is called of the layer, when it is where it runs."""
+        called: Layer = layer
+        return called
+
     def on(self, weights: Weights, shape: Shape, device: torch.device, dtype: torch.dtype) -> Layer:
-        """The layer, ready to be called without gradients."""
-        return self.build(weights, shape).to(device=device, dtype=dtype).eval().requires_grad_(False)
+        """What is called, without gradients."""
+        layer = self.build(weights, shape).to(device=device, dtype=dtype)
+        return self.ready(layer.eval().requires_grad_(False))
+
+    def without_memory(self, weights: Weights, shape: Shape, dtype: torch.dtype) -> Layer:
+        """The same on the meta device, where operations are only counted."""
+        return self.on(weights, shape, torch.device("meta"), dtype)
 
 
-class Folded(nn.Module):
-    """A layer whose projections are fused when it is first called, on the device and in the dtype it has by then."""
+class Official(Form):
+    """The published code's operations."""
 
-    def __init__(self, layer: nn.Module, form: FoldedForm | None) -> None:
-        super().__init__()
-        self.layer, self.form = layer, form
-        self.fused: Any = None
+    name = "official"
 
-    def forward(self, x: Tensor) -> Tensor:
-        """The layer's output."""
-        if self.fused is None:
-            self.fused = fuse_projections(self.layer)
-        out: Tensor = self.fused(x, form=self.form)
-        return out
+    def build(self, weights: Weights, shape: Shape) -> nn.Module:
+        """See :class:`OfficialLayer`."""
+        return OfficialLayer(weights, shape.heads)
 
 
-def _official(weights: Weights, shape: Shape) -> nn.Module:
-    return OfficialLayer(weights, shape.heads)
+class Softmax(Form):
+    """The teacher's layer, with diffusers' default processor."""
+
+    name = "softmax"
+    function = "softmax"
+    needs_diffusers = True
+
+    def build(self, weights: Weights, shape: Shape) -> nn.Module:
+        """A plain ``Attention`` with the projections of the linear layer."""
+        from diffusers.models.attention_processor import Attention
+
+        layer: nn.Module = Attention(
+            query_dim=shape.channels, heads=shape.heads, dim_head=shape.head_dim, bias=False
+        )
+        layer.load_state_dict({name: weight for name, weight in weights.items() if "_." not in name})
+        return layer
 
 
-def _folded(form: FoldedForm | None) -> Callable[[Weights, Shape], nn.Module]:
-    return lambda weights, shape: Folded(_official(weights, shape), form)
-
-
-def _softmax(weights: Weights, shape: Shape) -> nn.Module:
-    """The layer of the teacher, with diffusers' default processor."""
-    from diffusers.models.attention_processor import Attention
-
-    layer: nn.Module = Attention(
-        query_dim=shape.channels, heads=shape.heads, dim_head=shape.head_dim, bias=False
-    )
-    layer.load_state_dict({name: weight for name, weight in weights.items() if "_." not in name})
-    return layer
-
-
-def _mounted(weights: Weights, shape: Shape) -> nn.Module:
+class Mounted(Form):
     """The layer as ``linzoo.load`` puts it in the place of the teacher's."""
-    from linzoo.attention.linfusion import LinFusion
-    from linzoo.attention.mount import mount
 
-    unet = nn.Module()
-    unet.add_module("attn1", _softmax(random_like(weights), shape))
-    entry = {
-        "module_name": "attn1",
-        "dim_n": shape.channels,
-        "heads": shape.heads,
-        "projection_mid_dim": None,
-    }
-    linfusion = LinFusion(modules_list=[entry])
-    linfusion.load_state_dict({f"0.{name}": weight for name, weight in weights.items()})
-    return mount(unet, linfusion)["attn1"]
+    name = "mounted"
+    needs_diffusers = True
+
+    def build(self, weights: Weights, shape: Shape) -> nn.Module:
+        """Mounted in a UNet of one layer, whose own weights are others."""
+        from linzoo.attention.linfusion import LinFusion
+        from linzoo.attention.mount import mount
+
+        unet = nn.Module()
+        teacher = {name: torch.randn_like(weight) for name, weight in weights.items()}
+        unet.add_module("attn1", Softmax().build(teacher, shape))
+        entry = {
+            "module_name": "attn1",
+            "dim_n": shape.channels,
+            "heads": shape.heads,
+            "projection_mid_dim": None,
+        }
+        linfusion = LinFusion(modules_list=[entry])
+        linfusion.load_state_dict({f"0.{name}": weight for name, weight in weights.items()})
+        return mount(unet, linfusion)["attn1"]
 
 
-def random_like(weights: Weights) -> dict[str, Tensor]:
-    """Other weights of the same shapes: a teacher's."""
-    return {name: torch.randn_like(weight) for name, weight in weights.items()}
+class Folded(Mounted):
+    """A mounted layer after ``handle.fold()``, in the form that linzoo_kernels holds to be the faster one."""
+
+    name = "folded"
+
+    def ready(self, layer: Any) -> Layer:
+        """What the handle does to each of its layers."""
+        layer.fold()
+        return super().ready(layer)
+
+    def without_memory(self, weights: Weights, shape: Shape, dtype: torch.dtype) -> Layer:
+        """Folded in the form that a GPU would take; a layer that is folded refuses to run without memory."""
+        return _fused_without_memory(weights, shape, dtype, None)
+
+
+class InForm(Official):
+    """The official layer's weights, fused, in one of the two forms."""
+
+    def __init__(self, form: FoldedForm) -> None:
+        self.name = f"folded-{form}"
+        self.form = form
+
+    def ready(self, layer: Any) -> Layer:
+        """The fused child alone."""
+        return functools.partial(fuse_projections(layer), form=self.form)
+
+    def without_memory(self, weights: Weights, shape: Shape, dtype: torch.dtype) -> Layer:
+        """The products are made in memory, as they have to be, and then left behind."""
+        return _fused_without_memory(weights, shape, dtype, self.form)
+
+
+def _fused_without_memory(
+    weights: Weights, shape: Shape, dtype: torch.dtype, form: FoldedForm | None
+) -> Layer:
+    fused = fuse_projections(OfficialLayer(weights, shape.heads).to(dtype)).to("meta")
+    fused.weights = {name: weight.to("meta") for name, weight in fused.weights.items()}
+    return functools.partial(fused, form=form)
 
 
 FORMS: tuple[Form, ...] = (
-    Form("official", _official),
-    Form("mounted", _mounted, needs_diffusers=True),
-    Form("folded", _folded(None)),
-    Form("folded-merged", _folded("merged")),
-    Form("folded-value-free", _folded("value-free")),
-    Form("softmax", _softmax, function="softmax", needs_diffusers=True),
-)
-"""``folded`` takes whichever of the two folded forms linzoo_kernels holds to be faster."""
+    Official(), Mounted(), Folded(), InForm("merged"), InForm("value-free"), Softmax()
+)  # fmt: skip

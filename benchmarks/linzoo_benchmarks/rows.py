@@ -29,7 +29,7 @@ class Row:
         error: root-mean-square error over that of the float64 reference: of o, or the worst of the gradients.
         peak_mb: most memory that the call held, its result included.
         units: bytes that its operations read and write, a token, in units of C numbers of ``dtype``.
-        launches: operations that a GPU would launch.
+        launches: operations that a GPU launches, one of linzoo_kernels counted as one.
         copy_gbps, gemm_tflops: what the device can do, measured in the same run.
     """
 

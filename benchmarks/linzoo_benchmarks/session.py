@@ -49,7 +49,7 @@ class Session:
     @property
     def seconds(self) -> float:
         """How long a call is timed."""
-        return 0.25 if self.device.type == "cuda" else 1.0
+        return 0.25 if self.device.type == "cuda" else 0.5
 
     def record(self, shape: Shape, provider: str, function: str, mode: str, **measured: Any) -> None:
         """Write one row."""

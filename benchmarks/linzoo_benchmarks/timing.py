@@ -76,7 +76,7 @@ def _on_host(task: Task, device: torch.device) -> Callable[[], float]:  # noqa: 
 def _on_gpu(task: Task, device: torch.device) -> Callable[[], float]:
     """Queue one call; asking for the time waits for it."""
     made = task.prepare()
-    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
     _cache_filler(device).zero_()
     start.record()
     task.run(made)

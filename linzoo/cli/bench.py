@@ -108,6 +108,7 @@ def layer(state: State, shapes: Sequence[str], forms: Sequence[str], dtype: str 
     Exit codes: 0 done, 1 a result was wrong, 2 wrong usage.
     """
     from linzoo_benchmarks import layer as benchmark
+    from linzoo_benchmarks.layers import FORMS
 
     device, precision = _machine(dtype)
     rows = benchmark.run(
@@ -116,7 +117,7 @@ def layer(state: State, shapes: Sequence[str], forms: Sequence[str], dtype: str 
         dtype=precision,
         out=out,
         say=state.say,
-        forms=_named("form", forms, {each.name: each for each in benchmark.FORMS}),
+        forms=_named("form", forms, {each.name: each for each in FORMS}),
     )
     _print(rows)
 

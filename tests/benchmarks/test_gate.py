@@ -11,6 +11,7 @@ from linzoo_benchmarks import kernels
 from linzoo_benchmarks.errors import BenchmarkError
 from linzoo_benchmarks.gate import check, draw, probe
 from linzoo_benchmarks.providers import Eager, Ours, Provider
+from linzoo_benchmarks.roofline import Ceilings
 from linzoo_benchmarks.rows import read_rows
 from linzoo_benchmarks.shapes import Shape
 from torch import Tensor
@@ -52,7 +53,10 @@ FORWARD = ["epsilon", "nan", "transposed", "last row", "unwritten", "shape", "ra
 
 
 @pytest.mark.parametrize("fault", FORWARD)
-def test_a_sabotaged_provider_gets_no_row_and_ends_in_an_error(tmp_path: Path, fault: str) -> None:
+def test_a_sabotaged_provider_gets_no_row_and_ends_in_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
+    monkeypatch.setattr("linzoo_benchmarks.session.measure_ceilings", lambda *_: Ceilings(10.0, 0.1))
     out = tmp_path / "rows.csv"
     bad, good = Sabotaged(fault), Ours("torch")
     with pytest.raises(BenchmarkError, match=fault) as caught:

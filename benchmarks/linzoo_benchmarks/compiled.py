@@ -46,7 +46,7 @@ class Case:
     width: int
     dtype: str
     target: int
-    variant: str = ""  # the constant that tells the kernel's variants apart, for a head of two pieces
+    variant: str = ""  # which of `launch.variants`
 
     @property
     def name(self) -> str:
@@ -93,7 +93,7 @@ def cases(
         for dtype in dtypes:
             for width in widths:
                 for kernel in configs.ATTENTION:
-                    for variant in launch.variants(kernel, width):
+                    for variant in launch.variants(kernel, width, getattr(torch, dtype)):
                         yield Case(kernel, width, dtype, target, variant)
             for width in channels:
                 yield Case("ln_leaky_relu", width, dtype, target)

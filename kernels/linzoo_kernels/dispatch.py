@@ -109,7 +109,7 @@ def _device_obstacle(device_type: str, index: int | None) -> str | None:
         return _cuda_obstacle(index)
     if device_type != "cpu":
         return f"its kernels are for CUDA devices, and the tensors are on {device_type}"
-    if not launch._interpreted():
+    if not launch.interpreted():
         return (
             "on a CPU Triton runs in its interpreter only (TRITON_INTERPRET=1, set before triton is imported)"
         )

@@ -20,6 +20,7 @@ from linzoo_kernels.configs import KernelConfig
 
 ONE_PIECE = 128
 TWO_PIECES = 160
+LARGE_HEAD = 256  # bytes of a row of more than that, padded, make a head large
 MAX_CHANNELS = 65_536
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 # The interpreter runs programs one after another; one multiprocessor makes few of them.
@@ -37,7 +38,7 @@ def unsupported(head_dim: int, dtype: torch.dtype) -> str | None:
         return (
             f"the Triton kernels take float16, bfloat16 and float32, not {str(dtype).removeprefix('torch.')}"
         )
-    if dtype == torch.float64 and not _interpreted():
+    if dtype == torch.float64 and not interpreted():
         return "the Triton kernels take float64 in Triton's interpreter only (TRITON_INTERPRET=1)"
     return None
 
@@ -66,10 +67,11 @@ def apply_backward(
     """The gradients (dq, dsums) of `apply_forward` for the gradient `do` of its result."""
     q, do = _rows(q), _rows(do)
     dq = _empty_like(q)
-    plan = _plan("apply_backward", q, heads, num_splits)
+    (variant,) = variants("apply_backward", q.shape[-1] // heads, q.dtype)
+    plan = _plan("apply_backward", q, heads, num_splits, variant)
     strides = *q.stride()[:2], *do.stride()[:2], *dq.stride()[:2]
     sums = sums.contiguous()
-    if plan.pieces == 1:
+    if variant == "SUMS":
         partial = plan.partial_sums(q)
         plan.launch(q, sums, do, dq, partial, q, q, *strides, *plan.sizes, count, eps)
         return dq, _reduced(partial)
@@ -86,7 +88,7 @@ def state_backward(
     dk, dv = _empty_like(k), _empty_like(v)
     dsums = dsums.contiguous()
     strides = *k.stride()[:2], *v.stride()[:2], *dk.stride()[:2]
-    for variant in variants("state_backward", k.shape[-1] // heads):
+    for variant in variants("state_backward", k.shape[-1] // heads, k.dtype):
         plan = _plan("state_backward", k, heads, num_splits, variant)
         plan.launch(k, v, dsums, dk, dv, *strides, *plan.sizes)
     return dk, dv
@@ -139,7 +141,6 @@ class _Plan:
 
     kernel: Any
     options: dict[str, Any]
-    pieces: int
     batch: int
     heads: int
     head_dim: int
@@ -209,9 +210,8 @@ def _cut(
     chunk = max(1, math.ceil(math.ceil(length / num_splits) / rows)) * rows
     splits = max(1, math.ceil(length / chunk))
     options = constants(config, head_dim, dtype, variant)
-    pieces = 2 if options["D1"] else 1
     sizes = length, chunk, heads, splits
-    return _Plan(getattr(_attention(), kernel), options, pieces, batch, heads, head_dim, sizes, device)
+    return _Plan(getattr(_attention(), kernel), options, batch, heads, head_dim, sizes, device)
 
 
 def choose_splits(sequences: int, slots: int, most: int) -> int:
@@ -230,21 +230,28 @@ def choose_splits(sequences: int, slots: int, most: int) -> int:
     return best
 
 
-def variants(kernel: str, head_dim: int) -> tuple[str, ...]:
-    """The forms of a kernel that a head dim needs, by the constant that is true in it; "" where there is only one."""
-    two_pieces = head_dim > ONE_PIECE
-    if kernel == "state_forward" and two_pieces:
-        return "", "GRADIENT"
-    if kernel == "state_backward" and two_pieces:
-        return "DK", "DV"
-    return ("",)
+def variants(kernel: str, head_dim: int, dtype: torch.dtype) -> tuple[str, ...]:
+    """The forms of a kernel that a head needs, by the constant that is true in it; "" where there is only one.
+
+    Of a large head the backward pass does in two launches what does not fit in the registers of one.
+    """
+    if sum(pieces(head_dim)) * min(dtype.itemsize, 4) <= LARGE_HEAD:
+        return ("SUMS",) if kernel == "apply_backward" else ("",)
+    return {"state_forward": ("", "GRADIENT"), "state_backward": ("DK", "DV")}.get(kernel, ("",))
+
+
+def pieces(head_dim: int) -> tuple[int, int]:
+    """The columns of a head's one or two pieces."""
+    if head_dim > ONE_PIECE:
+        return ONE_PIECE, TWO_PIECES - ONE_PIECE
+    return max(16, 1 << (head_dim - 1).bit_length()), 0
 
 
 def constants(config: KernelConfig, head_dim: int, dtype: torch.dtype, variant: str = "") -> dict[str, Any]:
     """What an attention kernel is compiled with for a head dim, a dtype and one of its `variants`."""
     import triton.language as tl
 
-    first = ONE_PIECE if head_dim > ONE_PIECE else max(16, 1 << (head_dim - 1).bit_length())
+    first, second = pieces(head_dim)
     types = {
         torch.float16: tl.float16,
         torch.bfloat16: tl.bfloat16,
@@ -252,12 +259,12 @@ def constants(config: KernelConfig, head_dim: int, dtype: torch.dtype, variant: 
         torch.float64: tl.float64,
     }
     dot = types[dtype]
-    if dtype == torch.bfloat16 and _interpreted():
+    if dtype == torch.bfloat16 and interpreted():
         dot = tl.float32  # the interpreter's arithmetic on bfloat16 is wrong
     options = {
         "D": head_dim,
         "D0": first,
-        "D1": TWO_PIECES - ONE_PIECE if head_dim > first else 0,
+        "D1": second,
         "BL": config.block_rows,
         "ACC": types[_accumulator(dtype)],
         "DOT": dot,
@@ -267,6 +274,8 @@ def constants(config: KernelConfig, head_dim: int, dtype: torch.dtype, variant: 
     }
     if config.kernel == "state_forward":
         options["GRADIENT"] = variant == "GRADIENT"
+    if config.kernel == "apply_backward":
+        options["SUMS"] = variant == "SUMS"
     if config.kernel == "state_backward":
         options.update({"DK": variant != "DV", "DV": variant != "DK"})
     return options
@@ -319,7 +328,7 @@ def _on(device: torch.device) -> AbstractContextManager[Any]:
     return nullcontext()
 
 
-def _interpreted() -> bool:
+def interpreted() -> bool:
     """Whether Triton runs in its interpreter, which is fixed when triton is first imported."""
     return type(_attention().state_forward).__name__ == "InterpretedFunction"
 

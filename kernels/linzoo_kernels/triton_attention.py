@@ -114,7 +114,7 @@ def state_forward(
 ):  # fmt: skip
     """Partial sums of a chunk of tokens: phi(K)^T V, and phi(k) summed.
 
-    With `GRADIENT` it is the second half of `apply_backward` for a head of two pieces: k is q, v is the output's gradient,
+    With `GRADIENT` it is the second half of `apply_backward` for a large head: k is q, v is the output's gradient,
     r and dz are what the first half wrote for each token, and the sums are the gradient of the state.
     """
     head, batch, split, start, length = _place(L, CHUNK, H, NS)
@@ -234,13 +234,13 @@ def apply_backward(
     q_ptr, sums_ptr, do_ptr, dq_ptr, dsums_ptr, r_ptr, dz_ptr,
     stride_qb, stride_ql, stride_gb, stride_gl, stride_dqb, stride_dql, L, CHUNK, H, NS, count, eps,
     D: tl.constexpr, D0: tl.constexpr, D1: tl.constexpr, BL: tl.constexpr,
-    ACC: tl.constexpr, DOT: tl.constexpr, PRECISION: tl.constexpr,
+    ACC: tl.constexpr, DOT: tl.constexpr, PRECISION: tl.constexpr, SUMS: tl.constexpr,
 ):  # fmt: skip
-    """The gradients of q and, for a head of one piece, of the state (partial sums, as `state_forward` writes them).
+    """The gradients of q and, if `SUMS`, of the state (partial sums, as `state_forward` writes them).
 
     With r = 1/z and P = r dO KV^T: the normaliser's gradient is dz = -r (P . phi(q)), so that neither o nor its numerator
     is needed; dq = (P + dz m) phi'(q); dKV = (r phi(Q))^T dO; dK1 = sum of dz phi(q). phi' is min(phi, 1).
-    The accumulators of two pieces would not fit in registers beside the rest: then r and dz are written instead, and
+    The accumulators of a large head would not fit in registers beside the rest: then r and dz are written instead, and
     `state_forward` makes the sums from them.
     """
     head, batch, split, start, length = _place(L, CHUNK, H, NS)
@@ -256,8 +256,8 @@ def apply_backward(
     if D1 > 0:
         c1 = D0 + tl.arange(0, D1)
         m1 = _load_k1(sums_ptr, c1, D) * mean
-        row_ptr = (batch * H + head) * L + start
-    else:
+    row_ptr = (batch * H + head) * L + start
+    if SUMS:
         dkv = tl.zeros((D0, D0), dtype=ACC)
         dk1 = tl.zeros((D0,), dtype=ACC)
     scale = _magnitude(sums_ptr, c0, c1, D, D1, DOT, ACC)
@@ -277,20 +277,18 @@ def apply_backward(
             query1 = _feature_map(q1)
             z += tl.sum(query1 * m1[None, :], axis=1)
         r = 1.0 / z
-        if D1 == 0:
+        if SUMS:
             query_r = tl.trans((query0 * (r * _HEADROOM)[:, None]).to(DOT))
             dkv = tl.dot(query_r, do0, dkv, input_precision=PRECISION, out_dtype=ACC)
         p0 = tl.dot(do0, tl.trans(kv00), input_precision=PRECISION, out_dtype=ACC)
         if D1 > 0:
             p0 = tl.dot(do1, tl.trans(kv01), p0, input_precision=PRECISION, out_dtype=ACC)
             p1 = tl.dot(do0, tl.trans(kv10), input_precision=PRECISION, out_dtype=ACC)
-            p1 = (
-                tl.dot(do1, tl.trans(kv11), p1, input_precision=PRECISION, out_dtype=ACC)
-                * (r * scale)[:, None]
-            )
+            p1 = tl.dot(do1, tl.trans(kv11), p1, input_precision=PRECISION, out_dtype=ACC)
         p0 *= (r * scale)[:, None]
         dz = tl.sum(p0 * query0, axis=1)
         if D1 > 0:
+            p1 *= (r * scale)[:, None]
             dz += tl.sum(p1 * query1, axis=1)
         dz *= -r
         dq0 = (p0 + dz[:, None] * m0[None, :]) * tl.minimum(query0, 1.0)
@@ -302,15 +300,16 @@ def apply_backward(
             tl.store(
                 dq_ptr + rows[:, None] * stride_dql + c1[None, :], dq1.to(dq_ptr.dtype.element_ty), mask=mask1
             )
+        if SUMS:
+            dk1 += tl.sum(dz[:, None] * query0, axis=0)
+        else:
             tl.store(r_ptr + row_ptr + rows, r, mask=rows < left)
             tl.store(dz_ptr + row_ptr + rows, dz, mask=rows < left)
             row_ptr += BL
-        else:
-            dk1 += tl.sum(dz[:, None] * query0, axis=0)
         q_ptr += BL * stride_ql
         do_ptr += BL * stride_gl
         dq_ptr += BL * stride_dql
-    if D1 == 0:
+    if SUMS:
         batches = tl.num_programs(0) // H // NS
         dsums_ptr += ((split.to(tl.int64) * batches + batch) * H + head) * (D * D + D)
         _store_kv(dsums_ptr, c0, c0, dkv * (mean / _HEADROOM), D)
@@ -326,7 +325,7 @@ def state_backward(
 ):  # fmt: skip
     """Gradients dk = (V dKV^T + dK1) phi'(k), if `DK`, and dv = phi(K) dKV, if `DV`; both have the same strides.
 
-    For a head of two pieces both at once would not fit in registers.
+    For a large head both at once would not fit in registers.
     """
     head, batch, _split, start, length = _place(L, CHUNK, H, NS)
     rows = tl.arange(0, BL)

@@ -67,6 +67,18 @@ def test_packages_have_no_folder_package_around_them() -> None:
         assert not (ROOT / folder / "__init__.py").exists()
 
 
+@pytest.mark.parametrize("package", ["diffusers", "transformers"])
+def test_from_a_checkout_the_folder_kernels_is_not_the_package_of_that_name(package: str) -> None:
+    """``kernels`` is also on PyPI, and found installed it changes what these two do."""
+    program = (
+        f"import sys; sys.path[0] = {str(ROOT)!r}; from {package}.utils import is_kernels_available as found"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", f"{program}; print(found())"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert ran.stdout.strip() == "False", ran.stderr
+
+
 @pytest.mark.parametrize(
     "page", sorted(ROOT.glob("*.md")) + sorted(ROOT.glob("docs/**/*.md")), ids=lambda p: p.name
 )

@@ -53,12 +53,14 @@ def linear_attention(
         BackendError: the backend that was asked for cannot run this.
     """
     check_attention(q, k, v, heads, key_weights)
-    dtype = _output_dtype(q)
+    dtype = _dtype_of(q)
     q, k, v = _to_common_dtype(q, k, v)
     name = dispatch.choose(backend, q.device, lambda: _attention_obstacle(k, v, heads, key_weights))
     if name == "triton":
-        return ops.linear_attention(q, k, v, heads, eps, num_splits or 0).to(dtype)
-    return _pytorch(name, "linear_attention")(q, k, v, heads, eps, key_weights).to(dtype)
+        out = ops.linear_attention(q, k, v, heads, eps, num_splits or 0)
+    else:
+        out = _pytorch(name, "linear_attention")(q, k, v, heads, eps, key_weights)
+    return _cast(out, dtype)
 
 
 def linear_attention_state(
@@ -87,7 +89,7 @@ def apply_state(
     heads = state.sums.shape[1]
     name = dispatch.choose(backend, q.device, lambda: _apply_obstacle(q, state))
     if name == "triton":
-        sums = state.sums.to(torch_ops.accumulation_dtype(q))
+        sums = _cast(state.sums, torch_ops.accumulation_dtype(q))
         return ops.apply_state(q, sums, state.count, heads, eps, num_splits or 0)
     return _pytorch(name, "apply_state")(q, state.sums, state.count, heads, eps)
 
@@ -129,21 +131,27 @@ def ln_leaky_relu(
     return y if out is None else out.copy_(y)
 
 
-def _output_dtype(q: Tensor) -> torch.dtype:
-    """The dtype of ``q``, or autocast's where that is on; autocast leaves float64 alone."""
-    device = q.device.type
+def _dtype_of(*tensors: Tensor) -> torch.dtype:
+    """The widest of their dtypes, or autocast's where that is on; autocast leaves float64 alone."""
+    dtype = reduce(torch.promote_types, {x.dtype for x in tensors})
+    device = tensors[0].device.type
     if (
-        q.dtype != torch.float64
+        dtype != torch.float64
         and torch.amp.is_autocast_available(device)
         and torch.is_autocast_enabled(device)
     ):
         return torch.get_autocast_dtype(device)
-    return q.dtype
+    return dtype
 
 
 def _to_common_dtype(*tensors: Tensor) -> list[Tensor]:
-    dtype = reduce(torch.promote_types, [_output_dtype(x) for x in tensors])
-    return [x.to(dtype) for x in tensors]
+    dtype = _dtype_of(*tensors)
+    return [_cast(x, dtype) for x in tensors]
+
+
+def _cast(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """``x.to(dtype)``, which costs time even where there is nothing to do."""
+    return x if x.dtype == dtype else x.to(dtype)
 
 
 def _pytorch(backend: str, function: str) -> Callable[..., Tensor]:

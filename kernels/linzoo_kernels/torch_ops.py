@@ -27,7 +27,7 @@ DEVICE_PIECE = 2**25
 
 def accumulation_dtype(*tensors: Tensor) -> torch.dtype:
     """float32, or float64 if any of the tensors is."""
-    return reduce(torch.promote_types, [x.dtype for x in tensors], torch.float32)
+    return reduce(torch.promote_types, {x.dtype for x in tensors}, torch.float32)
 
 
 def pieces(x: Tensor) -> list[tuple[slice, slice]]:

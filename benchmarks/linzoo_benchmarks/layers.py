@@ -108,6 +108,11 @@ class Mounted(Form):
         linfusion.load_state_dict({f"0.{name}": weight for name, weight in weights.items()})
         return mount(unet, linfusion)["attn1"]
 
+    def without_memory(self, weights: Weights, shape: Shape, dtype: torch.dtype) -> Layer:
+        """Without the look for guiders that skip attention, one launch for one number."""
+        layer: Any = self.on(weights, shape, torch.device("meta"), dtype)
+        return functools.partial(layer.mix_and_project, key_weights=None)
+
 
 class Folded(Mounted):
     """A mounted layer after ``handle.fold()``, in the form that linzoo_kernels holds to be the faster one."""
@@ -118,10 +123,6 @@ class Folded(Mounted):
         """What the handle does to each of its layers."""
         layer.fold()
         return super().ready(layer)
-
-    def without_memory(self, weights: Weights, shape: Shape, dtype: torch.dtype) -> Layer:
-        """Folded in the form that a GPU would take; a layer that is folded refuses to run without memory."""
-        return _fused_without_memory(weights, shape, dtype, None)
 
 
 class InForm(Official):
@@ -134,18 +135,6 @@ class InForm(Official):
     def ready(self, layer: Any) -> Layer:
         """The fused child alone."""
         return functools.partial(fuse_projections(layer), form=self.form)
-
-    def without_memory(self, weights: Weights, shape: Shape, dtype: torch.dtype) -> Layer:
-        """The products are made in memory, as they have to be, and then left behind."""
-        return _fused_without_memory(weights, shape, dtype, self.form)
-
-
-def _fused_without_memory(
-    weights: Weights, shape: Shape, dtype: torch.dtype, form: FoldedForm | None
-) -> Layer:
-    fused = fuse_projections(OfficialLayer(weights, shape.heads).to(dtype)).to("meta")
-    fused.weights = {name: weight.to("meta") for name, weight in fused.weights.items()}
-    return functools.partial(fused, form=form)
 
 
 FORMS: tuple[Form, ...] = (

@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 GEMMS = ("addmm", "baddbmm", "bmm", "mm")
-"""Operations that are products of matrices."""
+"""Operations that are products of matrices; in place they have an underscore more."""
 
 _ALLOCATIONS = ("empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided")
 _OVERWRITES = ("copy_", "fill_", "zero_")
@@ -45,7 +45,7 @@ class Traffic(TorchDispatchMode):
     @property
     def gemms(self) -> int:
         """How many of them were products of matrices."""
-        return sum(self.ops[name] for name in GEMMS)
+        return sum(self.ops[name] + self.ops[f"{name}_"] for name in GEMMS)
 
     def units(self, x: Tensor) -> float:
         """The bytes in units of ``x``: per token and channel, of its element size, where x is (B, L, C)."""

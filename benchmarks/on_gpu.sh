@@ -59,7 +59,7 @@ run_part() {
       report layer
       ;;
     tests)
-      within 570 tests.txt python -m pytest -m gpu -W default -p no:cacheprovider tests/kernels
+      within 570 tests.txt python -m pytest -m gpu -W default -p no:cacheprovider tests/kernels tests/benchmarks
       ;;
     peers)
       within 530 kernels.txt "${bench[@]}" kernels --out "$out/kernels.csv" \

@@ -134,8 +134,8 @@ class FusedProjections(nn.Module):
         which there is :meth:`expire`. While torch.compile traces, what PyTorch counts is not looked at.
 
         Raises:
-            FuseError: the layer is in training mode, carries adapters, or its weights have changed; or it was fused in
-                half precision and made wider.
+            FuseError: the layer is in training mode, carries adapters, or its weights have changed or were brought
+                to a wider precision, such as float32 after float16.
         """
         if attn.training:
             raise FuseError(
@@ -143,7 +143,9 @@ class FusedProjections(nn.Module):
             )
         if not self.is_current(attn):
             official_weights(attn)  # says more, if there is more to say
-            raise FuseError("Its weights have changed since it was fused, or were made wider than half precision.")
+            raise FuseError(
+                "Its weights have changed since it was fused, or were brought to a wider precision."
+            )
 
     def is_current(self, attn: nn.Module) -> bool:
         """Whether the products are those of the layer's weights, as precise as they would be made now; see :meth:`check`."""

@@ -225,7 +225,7 @@ def test_what_was_fused_in_half_precision_is_refused_in_a_wider_one() -> None:
     layer = Layer().half()
     fused = fuse_projections(layer)
     layer.float()
-    with pytest.raises(FuseError, match="made wider than half precision"):
+    with pytest.raises(FuseError, match="brought to a wider precision"):
         fused.check(layer)
     layer.half()
     fused.check(layer)

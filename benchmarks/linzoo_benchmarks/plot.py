@@ -50,11 +50,16 @@ def draw_plot(rows: Sequence[Row], path: Path) -> Path:
 
 
 def _panel(axes: Any, rows: Sequence[Row], colours: dict[str, str]) -> None:
+    from matplotlib.ticker import LogFormatter
+
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")
     axes.set_xlabel("tokens", fontsize=8)
     axes.set_ylabel("ms", fontsize=8)
-    axes.tick_params(labelsize=7)
+    axes.tick_params(which="both", labelsize=7)
+    axes.xaxis.set_major_formatter("{x:,.0f}")
+    axes.yaxis.set_major_formatter(LogFormatter())
+    axes.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(1.5, 0.5)))
     axes.grid(alpha=0.3)
     batch = max((row.batch for row in rows), default=0)
     for provider, colour in colours.items():

@@ -94,7 +94,9 @@ def all_shapes() -> list[Shape]:
 
 def small_shapes() -> list[Shape]:
     """What a CPU gets through in minutes."""
-    return select_shapes(["sdxl-*-1024px-b1", "sdxl-*-512px-b1", "sd15-[012]-512px-b1", "sd15-[12]-1024px-b1"])
+    return select_shapes(
+        ["sdxl-*-1024px-b1", "sdxl-*-512px-b1", "sd15-[012]-1024px-b1", "sd15-[012]-512px-b1"]
+    )
 
 
 def select_shapes(wanted: Sequence[str]) -> list[Shape]:

@@ -67,7 +67,7 @@ def test_levels_that_models_share_are_measured_once() -> None:
 
 def test_a_cpu_is_given_little() -> None:
     assert small_shapes()
-    assert max(shape.elements for shape in small_shapes()) <= 4096 * 640
+    assert max(shape.elements for shape in small_shapes()) <= 16384 * 320
 
 
 @pytest.mark.parametrize(

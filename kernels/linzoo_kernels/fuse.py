@@ -90,6 +90,7 @@ class FusedProjections(nn.Module):
         self._paths = [(parents, key) for *parents, key in (name.split(".") for name in self.weights)]
         self._versions = _versions(self.weights)
         self._outdated = False
+        self.train(attn.training)
 
     def forward(self, x: Tensor, key_weights: Tensor | None = None, form: Form | None = None) -> Tensor:
         """The layer's output.

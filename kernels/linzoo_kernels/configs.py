@@ -1,7 +1,8 @@
 """How each kernel is cut up: block sizes, warps, pipeline stages, per kernel, width and dtype, from a table per device.
 
-A table is a JSON file in `configs/`: `default.json` for every device, and one for each device that was tuned on the device
-itself. There is no tuning at run time: a new resolution neither compiles nor measures anything.
+A table is a JSON file in `configs/`: `sm_90.json` for devices with the shared memory and the matrix instructions of Hopper,
+`sm_80.json` for all others, and one for each device that was tuned on the device itself. There is no tuning at run time: a
+new resolution neither compiles nor measures anything.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ KERNELS = (*ATTENTION, "ln_leaky_relu")
 DTYPES = ("float16", "bfloat16", "float32")
 PRECISIONS = ("ieee", "tf32x3")
 DIRECTORY = Path(__file__).parent / "configs"
-DEFAULT = "default"
+TARGETS = ("sm_80", "sm_90")
 
 
 class ConfigError(ValueError):
@@ -91,15 +92,19 @@ def load(path: Path) -> tuple[KernelConfig, ...]:
 
 
 @cache
-def table(device_name: str) -> tuple[KernelConfig, ...]:
-    """The configs for a device, its own before the default ones."""
-    paths = [DIRECTORY / file_name(device_name), DIRECTORY / file_name(DEFAULT)]
+def table(target: str, device_name: str = "") -> tuple[KernelConfig, ...]:
+    """The configs for a target (one of `TARGETS`), after those of the device's own table where it has one."""
+    paths = [DIRECTORY / file_name(device_name)] if device_name else []
+    paths.append(DIRECTORY / file_name(target))
     return tuple(config for path in paths if path.exists() for config in load(path))
 
 
-def find(kernel: str, width: int, dtype: str, device_name: str = DEFAULT) -> KernelConfig:
-    """The config of the nearest width that is not smaller, or else of the largest; the device's own table first."""
-    candidates = [config for config in table(device_name) if (config.kernel, config.dtype) == (kernel, dtype)]
+def find(kernel: str, width: int, dtype: str, target: str, device_name: str = "") -> KernelConfig:
+    """The config of the nearest width that is not smaller, or else of the largest; a device's own before its target's.
+
+    Raises `ConfigError` where no table has the kernel in this dtype.
+    """
+    candidates = [c for c in table(target, device_name) if (c.kernel, c.dtype) == (kernel, dtype)]
     if not candidates:
-        raise ConfigError(f"no config for {kernel} in {dtype} in {DIRECTORY}")
+        raise ConfigError(f"no config for {kernel} in {dtype} for {target} in {DIRECTORY}")
     return min(candidates, key=lambda config: (config.width < width, abs(config.width - width)))

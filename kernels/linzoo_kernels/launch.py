@@ -22,6 +22,7 @@ ONE_PIECE = 128
 TWO_PIECES = 160
 LARGE_HEAD = 256  # bytes of a row of more than that, padded, make a head large
 MAX_CHANNELS = 65_536
+FARTHEST_ROW = 2**24  # elements; times the 128 rows of the largest tile
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 # The interpreter runs programs one after another; one multiprocessor makes few of them.
 _INTERPRETED_SMS = 1
@@ -75,7 +76,7 @@ def apply_backward(
         partial = plan.partial_sums(q)
         plan.launch(q, sums, do, dq, partial, q, q, *strides, *plan.sizes, count, eps)
         return dq, _reduced(partial)
-    r, dz = sums.new_empty(2, q.shape[0], heads, q.shape[1])
+    r, dz = torch.empty(2, q.shape[0], heads, q.shape[1], dtype=sums.dtype, device=q.device)
     plan.launch(q, sums, do, dq, sums, r, dz, *strides, *plan.sizes, count, eps)
     return dq, _sums(q, do, heads, num_splits, r, dz, count)
 
@@ -177,8 +178,8 @@ def _reduced(partial: Tensor) -> Tensor:
 
 
 def _rows(t: Tensor) -> Tensor:
-    """The tensor with a last stride of 1 (a gradient may be an expanded scalar)."""
-    return t if t.stride(-1) == 1 else t.contiguous()
+    """The tensor with a last stride of 1 (a gradient may be an expanded scalar), and rows that 32 bits reach in a tile."""
+    return t if t.stride(2) == 1 and t.stride(1) <= FARTHEST_ROW else t.contiguous()
 
 
 def _empty_like(t: Tensor) -> Tensor:
@@ -306,12 +307,17 @@ def norm_constants(config: KernelConfig, channels: int, dtype: torch.dtype) -> d
 def _config(kernel: str, width: int, dtype: torch.dtype, device: torch.device) -> KernelConfig:
     # float64, which only the interpreter runs, is cut as float32 is.
     name = "float32" if dtype == torch.float64 else str(dtype).removeprefix("torch.")
-    return configs.find(kernel, width, name, _device_name(device))
+    return configs.find(kernel, width, name, *_tables(device))
 
 
 @cache
-def _device_name(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else configs.DEFAULT
+def _tables(device: torch.device) -> tuple[str, str]:
+    """Which tables of configs serve a device: its target and its name."""
+    if device.type != "cuda":
+        return "sm_90", ""
+    # Compute capability 9 to 11 has 227 KiB of shared memory for a program; 8 and 12 have 99 to 163.
+    large = 9 <= torch.cuda.get_device_capability(device)[0] <= 11
+    return "sm_90" if large else "sm_80", torch.cuda.get_device_name(device)
 
 
 @cache

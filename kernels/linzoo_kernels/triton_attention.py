@@ -124,7 +124,6 @@ def state_forward(
     v_ptr += batch * stride_vb + start * stride_vl + head * D
     row_ptr = (batch * H + head) * L + start
     kv00 = tl.zeros((D0, D0), dtype=ACC)
-    # Summed over rows after the loop only: a sum inside would be a reduction across warps for every tile.
     k1_0 = tl.zeros((D0,), dtype=ACC)
     if D1 > 0:
         c1 = D0 + tl.arange(0, D1)

@@ -19,7 +19,7 @@ from torch import Tensor
 from linzoo_kernels.reference import EPS, normalised
 
 CPU_PIECE = 2**18
-"""Elements of a piece on a CPU, which takes the batch one by one: 1 MB of float32, about a core's cache."""
+"""Elements of a piece for each thread of a CPU, which takes the batch one by one: 1 MB of float32, a core's cache."""
 
 DEVICE_PIECE = 2**25
 """The same elsewhere, where it only bounds the memory that a piece takes: 128 MB."""
@@ -33,7 +33,10 @@ def accumulation_dtype(*tensors: Tensor) -> torch.dtype:
 def pieces(x: Tensor) -> list[tuple[slice, slice]]:
     """Where (B, L, C) is cut, over the batch and over the tokens, so that what a piece needs stays in cache."""
     batch, length, width = x.shape
-    items, elements = (1, CPU_PIECE) if x.device.type == "cpu" else (batch, DEVICE_PIECE // max(1, batch))
+    if x.device.type == "cpu":
+        items, elements = 1, CPU_PIECE * torch.get_num_threads()
+    else:
+        items, elements = max(1, batch), DEVICE_PIECE // max(1, batch)
     rows = max(1, elements // width)
     cuts = product(range(0, batch, items), range(0, length, rows))
     return [(slice(b, b + items), slice(i, i + rows)) for b, i in cuts]
@@ -41,7 +44,6 @@ def pieces(x: Tensor) -> list[tuple[slice, slice]]:
 
 def without_autocast(device_type: str) -> AbstractContextManager[None]:
     """A block in which autocast leaves the operations of a device alone."""
-    """Autocast switched off for a kind of device, where there is such a thing."""
     if torch.amp.is_autocast_available(device_type):
         return torch.autocast(device_type, enabled=False)
     return nullcontext()
@@ -60,12 +62,18 @@ def linear_attention_state(k: Tensor, v: Tensor, heads: int, key_weights: Tensor
     weights = None if key_weights is None else normalised(key_weights.to(dtype)).expand(k.shape[:2])
     with without_autocast(k.device.type):
         if _in_one(k, v, key_weights):
-            return _sums(k, v, weights, heads, dtype)
+            kv, k_sum = _sums(k, v, weights, heads, dtype)
+            return torch.cat([kv.flatten(-2), k_sum], dim=-1)
         dim, value_dim = k.shape[-1] // heads, v.shape[-1] // heads
-        sums = k.new_zeros(k.shape[0], heads, dim * value_dim + dim, dtype=dtype)
+        sums = k.new_empty(k.shape[0], heads, dim * value_dim + dim, dtype=dtype)
+        kv, k_sum = _parts(sums, dim)
         for piece in pieces(k):
-            part = None if weights is None else weights[piece]
-            sums[piece[0]] += _sums(k[piece], v[piece], part, heads, dtype)
+            batch, rows = piece
+            write = Tensor.add_ if rows.start else Tensor.copy_
+            weights_of_piece = None if weights is None else weights[piece]
+            of_piece = _sums(k[piece], v[piece], weights_of_piece, heads, dtype)
+            write(kv[batch], of_piece[0])
+            write(k_sum[batch], of_piece[1])
         return sums
 
 
@@ -87,22 +95,30 @@ def ln_leaky_relu(x: Tensor, weight: Tensor, bias: Tensor, eps: float = 1e-5, sl
     return F.leaky_relu(F.layer_norm(x, x.shape[-1:], weight.to(x.dtype), bias.to(x.dtype), eps), slope)
 
 
-def _sums(k: Tensor, v: Tensor, weights: Tensor | None, heads: int, dtype: torch.dtype) -> Tensor:
+def _sums(
+    k: Tensor, v: Tensor, weights: Tensor | None, heads: int, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    """``sum_j phi(k_j)^T v_j``, (B, H, d, dv), and ``sum_j phi(k_j)``, (B, H, d)."""
     key, value = _features(k, heads, dtype), v.to(dtype).unflatten(-1, (heads, -1))
     if weights is not None:
         key = key * weights[:, :, None, None]
-    kv = key.permute(0, 2, 3, 1) @ value.transpose(1, 2)
-    return torch.cat([kv.flatten(-2), key.sum(dim=1)], dim=-1)
+    return key.permute(0, 2, 3, 1) @ value.transpose(1, 2), key.sum(dim=1)
 
 
 def _read(q: Tensor, means: Tensor, heads: int, eps: float) -> Tensor:
-    """(B, L, H, dv)."""
+    """What the queries read from the means over the keys, (B, L, H, dv)."""
     query = _features(q, heads, means.dtype).transpose(1, 2)
-    dim = query.shape[-1]
-    kv, k = means[..., :-dim].unflatten(-1, (dim, -1)), means[..., None, -dim:]
-    z = (query * k).sum(dim=-1, keepdim=True) + eps  # on a CPU faster than a matrix product of one column
+    kv, k = _parts(means, query.shape[-1])
+    z = (query * k[..., None, :]).sum(
+        dim=-1, keepdim=True
+    ) + eps  # on a CPU faster than a product of one column
     values: Tensor = query @ kv / z
     return values.transpose(1, 2)
+
+
+def _parts(sums: Tensor, dim: int) -> tuple[Tensor, Tensor]:
+    """Views of the sums, (B, H, d, dv) and (B, H, d)."""
+    return sums[..., :-dim].unflatten(-1, (dim, -1)), sums[..., -dim:]
 
 
 def _features(x: Tensor, heads: int, dtype: torch.dtype) -> Tensor:

@@ -208,7 +208,7 @@ def test_inference_takes_little_memory_beside_the_result(monkeypatch: pytest.Mon
     for known in (q, k, v, out):
         allocations.storages.pop(known.untyped_storage().data_ptr(), None)
     assert out.nbytes == 2 * 2**18
-    assert max(allocations.storages.values()) <= 4 * 2**12
+    assert max(allocations.storages.values()) <= 4 * 2**12 * torch.get_num_threads()
 
 
 def test_compiles_once_as_one_graph_for_any_number_of_tokens() -> None:

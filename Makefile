@@ -44,10 +44,10 @@ docs: $(READY) ## Write the generated pages of docs/ anew.
 mini: $(READY) ## Train the shipped model from scratch (minutes on a GPU, hours on a CPU; resumable).
 	$(BIN)/python -m linzoo_recipes.mini all --out out/mini
 
-bench: $(READY) ## Time linear attention and whole layers on this machine's CPU: tables, rows, plots (half an hour).
+bench: $(READY) ## Time linear attention and whole layers on this machine's CPU: tables, rows, plots (a quarter of an hour).
 	rm -f $(RESULTS)/kernels-cpu.csv $(RESULTS)/layer-cpu.csv
-	$(BIN)/linzoo bench kernels --out $(RESULTS)/kernels-cpu.csv
-	$(BIN)/linzoo bench layer --out $(RESULTS)/layer-cpu.csv
+	CUDA_VISIBLE_DEVICES= $(BIN)/linzoo bench kernels --out $(RESULTS)/kernels-cpu.csv
+	CUDA_VISIBLE_DEVICES= $(BIN)/linzoo bench layer --out $(RESULTS)/layer-cpu.csv
 	$(BIN)/linzoo bench report $(RESULTS)/kernels-cpu.csv --plot $(RESULTS)/kernels-cpu.png
 	$(BIN)/linzoo bench report $(RESULTS)/layer-cpu.csv --plot $(RESULTS)/layer-cpu.png
 

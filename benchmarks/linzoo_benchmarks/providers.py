@@ -129,6 +129,8 @@ class Softmax(Provider):
         limit = softmax_limit()
         if shape.tokens > limit:
             return f"more than {limit} tokens"
+        if self.backend is SDPBackend.CUDNN_ATTENTION and shape.head_dim > 128:
+            return "head_dim up to 128 only"
         on_gpu = torch.cuda.is_available() and self.backend is not SDPBackend.EFFICIENT_ATTENTION
         return "half precision only" if on_gpu and dtype not in HALVES else None
 

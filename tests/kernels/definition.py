@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from torch import Tensor
+
+INTERPRETED = pytest.mark.skipif(
+    torch.cuda.is_available(), reason="where a GPU is, Triton is not interpreted"
+)
+TRITON = pytest.param("triton", marks=INTERPRETED)
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, heads: int, key_weights: Tensor | None = None) -> Tensor:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from definition import attend, tensors
+from definition import INTERPRETED, TRITON, attend, tensors
 from linzoo_kernels import (
     BackendError,
     LinearState,
@@ -20,11 +20,11 @@ from linzoo_kernels import (
     linear_attention,
     linear_attention_state,
     ln_leaky_relu,
+    reference,
     use_backend,
 )
 from torch import Tensor
 
-BACKENDS = ("reference", "torch", "compile", "triton")
 CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
 
 
@@ -122,6 +122,7 @@ def test_compiled_code_follows_the_context(monkeypatch: pytest.MonkeyPatch) -> N
     assert dispatch._of_process == []
 
 
+@INTERPRETED
 def test_auto_is_torch_on_a_cpu_even_where_triton_is_interpreted() -> None:
     assert dispatch.choose("auto", CPU, no_obstacle) == "torch"
     assert dispatch.choose("triton", CPU, no_obstacle) == "triton"
@@ -201,7 +202,7 @@ assert torch.ops.linzoo_kernels.apply_state in flop_registry
     assert "on a CPU Triton runs in its interpreter only (TRITON_INTERPRET=1" in ran.stdout
 
 
-@pytest.mark.parametrize("backend", ["reference", "torch", "triton"])
+@pytest.mark.parametrize("backend", ["reference", "torch", TRITON])
 def test_backends_agree(backend: str) -> None:
     q, k, v = tensors(2, 40, 2, 8, keys=70)
     want = attend(q, k, v, 2)
@@ -254,7 +255,7 @@ def test_compile_agrees_and_has_gradients() -> None:
         torch.testing.assert_close(a, b)
 
 
-@pytest.mark.parametrize("backend", ["torch", "triton"])
+@pytest.mark.parametrize("backend", ["torch", TRITON])
 def test_autocast_and_mixed_dtypes(backend: str) -> None:
     q, k, v = tensors(dtype=torch.float32)
     options: dict[str, Any] = {"heads": 2, "backend": backend}
@@ -274,18 +275,18 @@ def test_autocast_and_mixed_dtypes(backend: str) -> None:
     torch.testing.assert_close(mixed, half, atol=2e-3, rtol=2e-3)
 
 
-def test_ln_leaky_relu_writes_where_it_is_told() -> None:
+@pytest.mark.parametrize("backend", ["reference", "torch", TRITON])
+def test_ln_leaky_relu_writes_where_it_is_told(backend: str) -> None:
     x, weight, bias = torch.randn(2, 5, 16), torch.randn(16), torch.randn(16)
-    want = ln_leaky_relu(x, weight, bias, backend="reference")
-    for backend in ("reference", "torch", "triton"):
-        wide = torch.full((2, 5, 48), torch.nan)
-        out = wide[..., 16:32]
-        assert ln_leaky_relu(x, weight, bias, out=out, backend=backend) is out
-        torch.testing.assert_close(wide[..., 16:32], want)
-        assert wide[..., :16].isnan().all()
-        assert wide[..., 32:].isnan().all()
+    wide = torch.full((2, 5, 48), torch.nan)
+    out = wide[..., 16:32]
+    assert ln_leaky_relu(x, weight, bias, out=out, backend=backend) is out
+    torch.testing.assert_close(out, reference.ln_leaky_relu(x, weight, bias))
+    assert wide[..., :16].isnan().all()
+    assert wide[..., 32:].isnan().all()
 
 
+@INTERPRETED
 def test_ln_leaky_relu_trains_except_in_triton() -> None:
     x, weight, bias = torch.randn(5, 16), torch.randn(16, requires_grad=True), torch.randn(16)
     ln_leaky_relu(x, weight, bias).sum().backward()

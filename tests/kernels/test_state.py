@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
-from definition import attend, tensors
+from definition import TRITON, attend, tensors
 from linzoo_kernels import LinearState, apply_state, linear_attention, linear_attention_state
 from torch import Tensor
 
@@ -26,7 +26,7 @@ def test_the_parts_of_a_state_are_the_sums_of_the_definition() -> None:
     assert state.kv.untyped_storage().data_ptr() == state.sums.untyped_storage().data_ptr()
 
 
-@pytest.mark.parametrize("backend", ["reference", "torch", "triton"])
+@pytest.mark.parametrize("backend", ["reference", "torch", TRITON])
 def test_states_of_parts_add_up(backend: str) -> None:
     q, k, v = tensors(2, 50, 2, 8, keys=70)
     parts = [

@@ -23,7 +23,10 @@ _OLDEST = (8, 0)
 
 _of_thread: ContextVar[str] = ContextVar("linzoo_kernels_backend", default="auto")
 _of_process: list[str] = []
-"""What ``use_backend`` blocks of any thread have entered: all that torch.compile can trace, and guard compiled code on."""
+"""The blocks that threads are in, the last one first: what torch.compile can trace, and guard compiled code on.
+
+It is changed by single calls of list methods, which threads cannot interrupt.
+"""
 
 
 class BackendError(RuntimeError):
@@ -46,11 +49,11 @@ def use_backend(name: str) -> Iterator[None]:
     _check(name, "use_backend")
     traced = torch.compiler.is_compiling()
     token = None if traced else _of_thread.set(name)
-    _of_process.append(name)
+    _of_process.insert(0, name)
     try:
         yield
     finally:
-        del _of_process[len(_of_process) - 1 - _of_process[::-1].index(name)]
+        _of_process.remove(name)
         if token is not None:
             _of_thread.reset(token)
 
@@ -144,7 +147,7 @@ def compiled(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
 def _in_context() -> str:
     if torch.compiler.is_compiling():
-        return _of_process[-1] if _of_process else "auto"
+        return _of_process[0] if _of_process else "auto"
     return _of_thread.get()
 
 

@@ -54,6 +54,7 @@ def test_argument_goes_before_context_before_environment_before_auto(
         assert dispatch.requested("torch") == "torch"
         with use_backend("triton"):
             assert dispatch.requested("auto") == "triton"
+            assert dispatch._of_process == ["triton", "reference"]
         assert dispatch.requested("auto") == "reference"
         with use_backend("auto"):
             assert dispatch.requested("auto") == "compile"

@@ -17,6 +17,7 @@ ATTENTION = ("state_forward", "apply_forward", "apply_backward", "state_backward
 KERNELS = (*ATTENTION, "ln_leaky_relu")
 DTYPES = ("float16", "bfloat16", "float32")
 PRECISIONS = ("ieee", "tf32x3")
+MOST_ROWS = 128
 DIRECTORY = Path(__file__).parent / "configs"
 TARGETS = ("sm_80", "sm_90")
 
@@ -53,8 +54,8 @@ class KernelConfig:
             value = getattr(self, name)
             if value & (value - 1):
                 raise ConfigError(f"{name} is {value}; it must be a power of two")
-        if self.kernel != "ln_leaky_relu" and self.block_rows < 16:
-            raise ConfigError(f"block_rows is {self.block_rows}; a matrix product needs at least 16")
+        if self.kernel != "ln_leaky_relu" and not 16 <= self.block_rows <= MOST_ROWS:
+            raise ConfigError(f"block_rows is {self.block_rows}; attention takes 16 to {MOST_ROWS}")
         for name, known in (("kernel", KERNELS), ("dtype", DTYPES), ("precision", PRECISIONS)):
             if getattr(self, name) not in known:
                 raise ConfigError(f"{name} is {getattr(self, name)!r}; it must be one of {', '.join(known)}")

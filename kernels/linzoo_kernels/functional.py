@@ -173,7 +173,7 @@ def _apply_obstacle(q: Tensor, state: LinearState) -> str | None:
 def _head_obstacle(x: Tensor, head_dim: int, value_dim: int) -> str | None:
     if head_dim != value_dim:
         return f"heads must be as wide in k as in v, and they have {head_dim} and {value_dim} channels"
-    return launch.unsupported(head_dim, x.dtype)
+    return launch.unsupported(head_dim, x.dtype, x.device)
 
 
 def _norm_obstacle(x: Tensor, recorded: bool) -> str | None:

@@ -22,14 +22,15 @@ ONE_PIECE = 128
 TWO_PIECES = 160
 LARGE_HEAD = 256  # bytes of a row of more than that, padded, make a head large
 MAX_CHANNELS = 65_536
-FARTHEST_ROW = 2**24  # elements; times the 128 rows of the largest tile
+FARTHEST_ROW = 2**31 // configs.MOST_ROWS  # elements: a tile's offsets stay in 32 bits
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+_SMALL = ((8, 6), (8, 9), (12, 0), (12, 1))
 # The interpreter runs programs one after another; one multiprocessor makes few of them.
 _INTERPRETED_SMS = 1
 
 
-def unsupported(head_dim: int, dtype: torch.dtype) -> str | None:
-    """Why the Triton kernels cannot run this head dim and dtype, or None where they can.
+def unsupported(head_dim: int, dtype: torch.dtype, device: torch.device | None = None) -> str | None:
+    """Why the Triton kernels cannot run this head dim and dtype (on this device), or None where they can.
 
     float64 runs in Triton's interpreter only.
     """
@@ -41,6 +42,11 @@ def unsupported(head_dim: int, dtype: torch.dtype) -> str | None:
         )
     if dtype == torch.float64 and not interpreted():
         return "the Triton kernels take float64 in Triton's interpreter only (TRITON_INTERPRET=1)"
+    if head_dim > ONE_PIECE and dtype == torch.float32 and device is not None and _is_small(device):
+        return (
+            f"float32 heads of more than {ONE_PIECE} channels take 120 KiB of shared memory, and "
+            f"{torch.cuda.get_device_name(device)} has 99"
+        )
     return None
 
 
@@ -54,7 +60,7 @@ def state_forward(k: Tensor, v: Tensor, heads: int, num_splits: int = 0) -> Tens
 
 
 def apply_forward(q: Tensor, sums: Tensor, count: int, heads: int, eps: float, num_splits: int = 0) -> Tensor:
-    """O = phi(q) (KV / count) / (phi(q) . K1 / count + eps), like q."""
+    """What the queries read: phi(q) (KV / count) / (phi(q) . K1 / count + eps), like q."""
     q = _rows(q)
     o = _empty_like(q)
     plan = _plan("apply_forward", q, heads, num_splits)
@@ -200,7 +206,7 @@ def _cut(
     kernel: str, batch: int, length: int, heads: int, head_dim: int, dtype: torch.dtype, device: torch.device,
     num_splits: int, variant: str,
 ) -> _Plan:  # fmt: skip
-    reason = unsupported(head_dim, dtype)
+    reason = unsupported(head_dim, dtype, device)
     if reason is not None:
         raise ValueError(reason)
     config = _config(kernel, head_dim, dtype, device)
@@ -318,6 +324,12 @@ def _tables(device: torch.device) -> tuple[str, str]:
     # Compute capability 9 to 11 has 227 KiB of shared memory for a program; 8 and 12 have 99 to 163.
     large = 9 <= torch.cuda.get_device_capability(device)[0] <= 11
     return "sm_90" if large else "sm_80", torch.cuda.get_device_name(device)
+
+
+@cache
+def _is_small(device: torch.device) -> bool:
+    """Whether a program has 99 KiB of shared memory, as on GeForce, RTX and L cards; all configs but one kind fit."""
+    return device.type == "cuda" and torch.cuda.get_device_capability(device) in _SMALL
 
 
 @cache

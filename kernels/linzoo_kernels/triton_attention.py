@@ -1,4 +1,5 @@
 # ruff: noqa: N803 (constants of the kernels are upper case, as Triton programs write them)
+# mypy: ignore-errors (annotations in a kernel mean constants, not types)
 """The Triton kernels of linear attention: the state forward and backward, and its application forward and backward.
 
 A program owns one head of one batch entry and walks a chunk of tokens, a tile of `BL` rows at a time. Programs are

@@ -1,4 +1,5 @@
 # ruff: noqa: N803 (constants of the kernels are upper case, as Triton programs write them)
+# mypy: ignore-errors (annotations in a kernel mean constants, not types)
 """The Triton kernel of LayerNorm followed by LeakyReLU, for inference: one read and one write instead of two of each."""
 
 import triton

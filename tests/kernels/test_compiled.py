@@ -34,15 +34,15 @@ def compile_for_real(tmp_path: Path, *arguments: str) -> list[dict[str, str]]:
     return list(csv.DictReader(out.read_text().splitlines()))
 
 
-def test_half_precision_configs_of_hopper(tmp_path: Path) -> None:
-    # One of the half types: their configs are shared. All dtypes and targets: the slow test.
-    rows = compile_for_real(
-        tmp_path, "--width", "64", "128", "160", "--channels", "640", "--dtype", "bfloat16", "--target", "90"
-    )
-    assert len(rows) == 15
+def test_half_precision_configs(tmp_path: Path) -> None:
+    # The configs of bfloat16 are those of float16, and a config serves all head dims up to its width; the slow test has all.
+    choice = "--width", "64", "128", "160", "--channels", "640", "--dtype", "bfloat16"
+    rows = compile_for_real(tmp_path, *choice)
+    assert len(rows) == 30
     for row in rows:
         assert int(row["programs_per_sm"]) >= int(row["planned_per_sm"]), row
-        assert row["kernel"] == "ln_leaky_relu" or row["wgmma"] == "1", row
+        if row["target"] == "sm_90" and row["kernel"] != "ln_leaky_relu":
+            assert row["wgmma"] == "1", row
 
 
 @pytest.mark.slow

@@ -139,6 +139,20 @@ def test_what_the_kernels_do_not_take() -> None:
         launch.state_forward(k, k, 1)
 
 
+def test_wide_float32_heads_do_not_fit_on_small_devices(monkeypatch: pytest.MonkeyPatch) -> None:
+    device = torch.device("cuda", 0)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "NVIDIA GeForce RTX 4090")
+    for capability, fits in (((8, 0), True), ((8, 9), False), ((9, 0), True), ((12, 0), False)):
+        launch._is_small.cache_clear()
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _, found=capability: found)
+        reason = launch.unsupported(160, torch.float32, device)
+        assert (reason is None) == fits
+        assert fits or "take 120 KiB of shared memory, and NVIDIA GeForce RTX 4090 has 99" in str(reason)
+        assert launch.unsupported(160, torch.float16, device) is None
+        assert launch.unsupported(128, torch.float32, device) is None
+    launch._is_small.cache_clear()
+
+
 def test_splits_leave_no_nearly_empty_wave() -> None:
     # 20 heads on 264 places: 13 chunks give 260 programs, 14 would give a second wave of 16.
     assert launch.choose_splits(sequences=20, slots=264, most=256) == 12

@@ -61,7 +61,8 @@ class Attention(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, do: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        return *backward(*ctx.saved_tensors, do, ctx.heads, splits=ctx.splits), None, None
+        q, k, v = ctx.saved_tensors
+        return *backward(q, k, v, do, ctx.heads, splits=ctx.splits), None, None
 
 
 def torch_gradients(q: Tensor, k: Tensor, v: Tensor, do: Tensor, heads: int) -> tuple[Tensor, ...]:

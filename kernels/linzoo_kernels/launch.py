@@ -329,7 +329,8 @@ def _tables(device: torch.device) -> tuple[str, str]:
 @cache
 def _is_small(device: torch.device) -> bool:
     """Whether a program has 99 KiB of shared memory, as on GeForce, RTX and L cards; all configs but one kind fit."""
-    return device.type == "cuda" and torch.cuda.get_device_capability(device) in _SMALL
+    on_gpu = device.type == "cuda" and torch.cuda.is_available()  # not where tensors are fake
+    return on_gpu and torch.cuda.get_device_capability(device) in _SMALL
 
 
 @cache

@@ -172,6 +172,12 @@ def test_meta_and_fake_tensors_have_shapes_only(dtype: torch.dtype) -> None:
     assert (on_a_gpu.device.type, on_a_gpu.shape) == ("cuda", shape)
 
 
+def test_a_large_head_on_a_gpu_that_is_not_there() -> None:
+    with FakeTensorMode():
+        x = torch.empty(1, 4, 320, device="cuda")
+        assert linear_attention(x, x, x, heads=2).shape == (1, 4, 320)
+
+
 def test_checkpointing_gives_the_same_gradients() -> None:
     qkv = inputs()
     plain = torch.autograd.grad(attention(*qkv).sum(), qkv)

@@ -2,7 +2,7 @@
 
 With ``f(x) = W2 a(x) + b2`` and ``a(x) = LeakyReLU(LayerNorm(W1 x + b1))``, the query ``Wq (x + f(x))`` is
 ``Wq x + (Wq W2) a(x) + Wq b2``, and the key likewise. So one matrix product makes all that is made of x,
-``[W1q; W1k; Wq; Wk; Wv] x``, and two more add the branches to q and k in place. It saves no multiplications (Wq W2 costs
+``[W1q; Wq; W1k; Wk; Wv] x``, and two more add the branches to q and k in place. It saves no multiplications (Wq W2 costs
 what W2 does), but the sums ``x + f(x)``, three times reading x, and two of the six products' round trips to memory.
 
 The layer's own weights stay as they are, and its ``state_dict`` with them.
@@ -62,9 +62,9 @@ class FusedProjections(nn.Module):
     Attributes:
         heads: number of heads.
         weights: the layer's own weights by name, which the products are made of. Not this module's parameters.
-        w_in: ``[W1q; W1k; Wq; Wk; Wv]``, (2m + 3C, C), m the width of the branches f and g; without them
+        w_in: ``[W1q; Wq; W1k; Wk; Wv]``, (2m + 3C, C), m the width of the branches f and g; without them
             ``[2 Wq; 2 Wk; Wv]``, as the published code has it.
-        b_in: ``[b1q; b1k; Wq b2q; Wk b2k; 0]``.
+        b_in: ``[b1q; Wq b2q; b1k; Wk b2k; 0]``.
         w_q: ``Wq W2q``, (C, m).
         w_k: ``Wk W2k``, (C, m).
         rows: rows of each block in ``w_in``.
@@ -84,7 +84,7 @@ class FusedProjections(nn.Module):
             for name, product in _products(self.weights).items():
                 self.register_buffer(name, product.to(like.dtype), persistent=False)
         width, mid_dim = self.w_q.shape
-        self.rows = (mid_dim, mid_dim, width, width, width)
+        self.rows = (mid_dim, width, mid_dim, width, width)
         self.norms = tuple(_norm(attn, branch) for branch in ("to_q_", "to_k_")) if mid_dim else ()
         self._itemsize = like.dtype.itemsize
         self._paths = [(parents, key) for *parents, key in (name.split(".") for name in self.weights)]
@@ -121,12 +121,10 @@ class FusedProjections(nn.Module):
             x = x.to(self.w_in.dtype)
             if form == "merged":
                 q, k, v = self._project(x, functional)
-                return F.linear(
-                    linear_attention(q, k, v, heads=self.heads, key_weights=key_weights), w_out, b_out
-                )
-            q, k = self._project(x, functional, values=False)
-            sums = value_free_state(k, x, self.weights["to_v.weight"], self.heads)
-            return apply_state_and_project(q, sums, x.shape[1], w_out, b_out)
+                y = linear_attention(q, k, v, heads=self.heads, key_weights=key_weights)
+                return F.linear(y, w_out, b_out)
+            sums = value_free_state(x, self._project_keys, self.weights["to_v.weight"], self.heads)
+            return apply_state_and_project(x, self._project_queries, sums, w_out, b_out)
 
     def check(self, attn: nn.Module) -> None:
         """Make sure that the products can stand for the layer's weights as they are now.
@@ -167,23 +165,42 @@ class FusedProjections(nn.Module):
             form = choose_form(x.device.type, self.w_in.dtype, x.shape[1], x.shape[2]) if free else "merged"
         return form
 
-    def _project(self, x: Tensor, functional: bool, values: bool = True) -> list[Tensor]:
-        """q, k and, if wanted, v, each (B, L, C); slices of one tensor, unless it has to be ``functional``."""
-        rows = self.rows if values else self.rows[:-1]
-        h = torch.addmm(self.b_in[: sum(rows)], x.flatten(0, 1), self.w_in[: sum(rows)].t())
-        hidden_q, hidden_k, *projected = h.split(rows, dim=1)
-        if self.norms:
-            for index, (hidden, w) in enumerate(((hidden_q, self.w_q), (hidden_k, self.w_k))):
-                a = self._activate(hidden, *self.norms[index], functional)
-                out = None if functional else projected[index]
-                projected[index] = torch.addmm(projected[index], a, w.t(), out=out)
-        return [each.unflatten(0, x.shape[:2]) for each in projected]
+    def _project(self, x: Tensor, functional: bool) -> list[Tensor]:
+        """q, k and v, each (B, L, C); slices of one tensor, unless it has to be ``functional``."""
+        h = torch.addmm(self.b_in, x.flatten(0, 1), self.w_in.t())
+        hidden_q, q, hidden_k, k, v = h.split(self.rows, dim=1)
+        q = self._add_branch(0, hidden_q, q, functional)
+        k = self._add_branch(1, hidden_k, k, functional)
+        return [each.unflatten(0, x.shape[:2]) for each in (q, k, v)]
 
-    def _activate(self, hidden: Tensor, branch: str, eps: float, slope: float, functional: bool) -> Tensor:
-        w, b = self.weights[f"{branch}.1.weight"], self.weights[f"{branch}.1.bias"]
+    def _project_queries(self, x: Tensor) -> Tensor:
+        return self._project_one(0, x)
+
+    def _project_keys(self, x: Tensor) -> Tensor:
+        return self._project_one(1, x)
+
+    def _project_one(self, branch: int, x: Tensor) -> Tensor:
+        """Q (``branch`` 0) or k (1) alone, in place of what is not needed any more."""
+        hidden, width = self.rows[:2]
+        rows = slice(branch * (hidden + width), (branch + 1) * (hidden + width))
+        h = torch.addmm(self.b_in[rows], x.flatten(0, 1), self.w_in[rows].t())
+        one = self._add_branch(branch, h[:, :hidden], h[:, hidden:], functional=False)
+        return one.view(x.shape[0], x.shape[1], width)
+
+    def _add_branch(self, branch: int, hidden: Tensor, projected: Tensor, functional: bool) -> Tensor:
+        """Add ``w_q`` or ``w_k`` times the activation of what the branch has ``hidden`` to what is ``projected``."""
+        if not self.norms:
+            return projected
+        name, eps, slope = self.norms[branch]
+        w, norm = (
+            (self.w_q, self.w_k)[branch],
+            (self.weights[f"{name}.1.weight"], self.weights[f"{name}.1.bias"]),
+        )
         if functional:
-            return ln_leaky_relu(hidden, w, b, eps, slope, backend="torch")
-        return ln_leaky_relu(hidden, w, b, eps, slope, out=hidden)
+            return torch.addmm(projected, ln_leaky_relu(hidden, *norm, eps, slope, backend="torch"), w.t())
+        return torch.addmm(
+            projected, ln_leaky_relu(hidden, *norm, eps, slope, out=hidden), w.t(), out=projected
+        )
 
     def _are_in_place(self, attn: nn.Module) -> bool:
         """Whether the weights are those that the layer has."""
@@ -218,12 +235,12 @@ def _products(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
             "w_k": none,
         }
     return {
-        "w_in": torch.cat([w["to_q_.0.weight"], w["to_k_.0.weight"], q, k, v]),
+        "w_in": torch.cat([w["to_q_.0.weight"], q, w["to_k_.0.weight"], k, v]),
         "b_in": torch.cat(
             [
                 w["to_q_.0.bias"],
-                w["to_k_.0.bias"],
                 q @ w["to_q_.3.bias"],
+                w["to_k_.0.bias"],
                 k @ w["to_k_.3.bias"],
                 v.new_zeros(len(v)),
             ]

@@ -11,6 +11,7 @@ import argparse
 import contextlib
 import csv
 import io
+import os
 import re
 import sys
 import tempfile
@@ -273,7 +274,5 @@ def _fitting(target: int, shared: int, registers: int, num_warps: int) -> int:
 
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as cache:
-        import os
-
         os.environ["TRITON_CACHE_DIR"] = cache
         sys.exit(main())

@@ -22,7 +22,7 @@ ONE_PIECE = 128
 TWO_PIECES = 160
 LARGE_HEAD = 256  # bytes of a row of more than that, padded, make a head large
 MAX_CHANNELS = 65_536
-FARTHEST_ROW = 2**31 // configs.MOST_ROWS  # elements: a tile's offsets stay in 32 bits
+FARTHEST_ROW = (2**31 - 1) // configs.MOST_ROWS  # elements: a tile's offsets stay in 32 bits
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _SMALL = ((8, 6), (8, 9), (12, 0), (12, 1))
 # The interpreter runs programs one after another; one multiprocessor makes few of them.

@@ -1,5 +1,5 @@
-# ruff: noqa: N803 (constants of the kernels are upper case, as Triton programs write them)
-# mypy: ignore-errors (annotations in a kernel mean constants, not types)
+# ruff: noqa: N803 (constants are upper case, and annotations mean constants, as Triton programs have them)
+# mypy: ignore-errors
 """The Triton kernels of linear attention: the state forward and backward, and its application forward and backward.
 
 A program owns one head of one batch entry and walks a chunk of tokens, a tile of `BL` rows at a time. Programs are
@@ -43,6 +43,16 @@ def _place(L, CHUNK, H, NS):
 @triton.jit
 def _mask(rows, columns, left, D: tl.constexpr):
     return (rows < left)[:, None] & (columns < D)[None, :]
+
+
+@triton.jit
+def _load_tile(ptr, rows, columns, stride, mask):
+    return tl.load(ptr + rows[:, None] * stride + columns[None, :], mask=mask, other=0.0)
+
+
+@triton.jit
+def _store_tile(ptr, rows, columns, stride, tile, mask):
+    tl.store(ptr + rows[:, None] * stride + columns[None, :], tile.to(ptr.dtype.element_ty), mask=mask)
 
 
 @triton.jit
@@ -136,8 +146,8 @@ def state_forward(
         left = length - tile
         mask0 = _mask(rows, c0, left, D)
         live = (rows < left)[:, None]
-        k0 = tl.load(k_ptr + rows[:, None] * stride_kl + c0[None, :], mask=mask0, other=0.0).to(ACC)
-        v0 = tl.load(v_ptr + rows[:, None] * stride_vl + c0[None, :], mask=mask0, other=0.0).to(DOT)
+        k0 = _load_tile(k_ptr, rows, c0, stride_kl, mask0).to(ACC)
+        v0 = _load_tile(v_ptr, rows, c0, stride_vl, mask0).to(DOT)
         key0 = tl.where(live, _feature_map(k0), 0.0)  # phi(0) is 1: rows that are not there must not count
         if GRADIENT:
             r = tl.load(r_ptr + row_ptr + rows, mask=rows < left, other=0.0) * _HEADROOM
@@ -150,8 +160,8 @@ def state_forward(
         kv00 = tl.dot(key0, v0, kv00, input_precision=PRECISION, out_dtype=ACC)
         if D1 > 0:
             mask1 = _mask(rows, c1, left, D)
-            k1 = tl.load(k_ptr + rows[:, None] * stride_kl + c1[None, :], mask=mask1, other=0.0).to(ACC)
-            v1 = tl.load(v_ptr + rows[:, None] * stride_vl + c1[None, :], mask=mask1, other=0.0).to(DOT)
+            k1 = _load_tile(k_ptr, rows, c1, stride_kl, mask1).to(ACC)
+            v1 = _load_tile(v_ptr, rows, c1, stride_vl, mask1).to(DOT)
             key1 = tl.where(live, _feature_map(k1), 0.0)
             if GRADIENT:
                 k1_1 += tl.sum(key1 * dz[:, None], axis=0)
@@ -187,7 +197,7 @@ def apply_forward(
     D: tl.constexpr, D0: tl.constexpr, D1: tl.constexpr, BL: tl.constexpr,
     ACC: tl.constexpr, DOT: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """O = phi(q) (KV / count) / (phi(q) . K1 / count + eps)."""
+    """The output, phi(q) (KV / count) / (phi(q) . K1 / count + eps)."""
     head, batch, _split, start, length = _place(L, CHUNK, H, NS)
     rows = tl.arange(0, BL)
     c0 = tl.arange(0, D0)
@@ -206,25 +216,23 @@ def apply_forward(
     for tile in range(0, length, BL):
         left = length - tile
         mask0 = _mask(rows, c0, left, D)
-        q0 = tl.load(q_ptr + rows[:, None] * stride_ql + c0[None, :], mask=mask0, other=0.0).to(ACC)
+        q0 = _load_tile(q_ptr, rows, c0, stride_ql, mask0).to(ACC)
         query0 = _feature_map(q0)  # 1 in columns that are not there, where KV and m are 0
         z = tl.sum(query0 * m0[None, :], axis=1) + eps
         query0 = query0.to(DOT)
         o0 = tl.dot(query0, kv00, input_precision=PRECISION, out_dtype=ACC)
         if D1 > 0:
             mask1 = _mask(rows, c1, left, D)
-            q1 = tl.load(q_ptr + rows[:, None] * stride_ql + c1[None, :], mask=mask1, other=0.0).to(ACC)
+            q1 = _load_tile(q_ptr, rows, c1, stride_ql, mask1).to(ACC)
             query1 = _feature_map(q1)
             z += tl.sum(query1 * m1[None, :], axis=1)
             query1 = query1.to(DOT)
             o0 = tl.dot(query1, kv10, o0, input_precision=PRECISION, out_dtype=ACC)
             o1 = tl.dot(query0, kv01, input_precision=PRECISION, out_dtype=ACC)
             o1 = tl.dot(query1, kv11, o1, input_precision=PRECISION, out_dtype=ACC) * (scale / z)[:, None]
-            tl.store(
-                o_ptr + rows[:, None] * stride_ol + c1[None, :], o1.to(o_ptr.dtype.element_ty), mask=mask1
-            )
+            _store_tile(o_ptr, rows, c1, stride_ol, o1, mask1)
         o0 *= (scale / z)[:, None]
-        tl.store(o_ptr + rows[:, None] * stride_ol + c0[None, :], o0.to(o_ptr.dtype.element_ty), mask=mask0)
+        _store_tile(o_ptr, rows, c0, stride_ol, o0, mask0)
         q_ptr += BL * stride_ql
         o_ptr += BL * stride_ol
 
@@ -266,14 +274,14 @@ def apply_backward(
     for tile in range(0, length, BL):
         left = length - tile
         mask0 = _mask(rows, c0, left, D)
-        q0 = tl.load(q_ptr + rows[:, None] * stride_ql + c0[None, :], mask=mask0, other=0.0).to(ACC)
-        do0 = tl.load(do_ptr + rows[:, None] * stride_gl + c0[None, :], mask=mask0, other=0.0).to(DOT)
+        q0 = _load_tile(q_ptr, rows, c0, stride_ql, mask0).to(ACC)
+        do0 = _load_tile(do_ptr, rows, c0, stride_gl, mask0).to(DOT)
         query0 = _feature_map(q0)  # 1 in rows that are not there, where dO is 0
         z = tl.sum(query0 * m0[None, :], axis=1) + eps
         if D1 > 0:
             mask1 = _mask(rows, c1, left, D)
-            q1 = tl.load(q_ptr + rows[:, None] * stride_ql + c1[None, :], mask=mask1, other=0.0).to(ACC)
-            do1 = tl.load(do_ptr + rows[:, None] * stride_gl + c1[None, :], mask=mask1, other=0.0).to(DOT)
+            q1 = _load_tile(q_ptr, rows, c1, stride_ql, mask1).to(ACC)
+            do1 = _load_tile(do_ptr, rows, c1, stride_gl, mask1).to(DOT)
             query1 = _feature_map(q1)
             z += tl.sum(query1 * m1[None, :], axis=1)
         r = 1.0 / z
@@ -292,14 +300,10 @@ def apply_backward(
             dz += tl.sum(p1 * query1, axis=1)
         dz *= -r
         dq0 = (p0 + dz[:, None] * m0[None, :]) * tl.minimum(query0, 1.0)
-        tl.store(
-            dq_ptr + rows[:, None] * stride_dql + c0[None, :], dq0.to(dq_ptr.dtype.element_ty), mask=mask0
-        )
+        _store_tile(dq_ptr, rows, c0, stride_dql, dq0, mask0)
         if D1 > 0:
             dq1 = (p1 + dz[:, None] * m1[None, :]) * tl.minimum(query1, 1.0)
-            tl.store(
-                dq_ptr + rows[:, None] * stride_dql + c1[None, :], dq1.to(dq_ptr.dtype.element_ty), mask=mask1
-            )
+            _store_tile(dq_ptr, rows, c1, stride_dql, dq1, mask1)
         if SUMS:
             dk1 += tl.sum(dz[:, None] * query0, axis=0)
         else:
@@ -345,16 +349,10 @@ def state_backward(
     for tile in range(0, length, BL):
         left = length - tile
         mask0 = _mask(rows, c0, left, D)
-        offsets0 = rows[:, None] * stride_gl + c0[None, :]
-        key0 = _feature_map(
-            tl.load(k_ptr + rows[:, None] * stride_kl + c0[None, :], mask=mask0, other=0.0).to(ACC)
-        )
+        key0 = _feature_map(_load_tile(k_ptr, rows, c0, stride_kl, mask0).to(ACC))
         if D1 > 0:
             mask1 = _mask(rows, c1, left, D)
-            offsets1 = rows[:, None] * stride_gl + c1[None, :]
-            key1 = _feature_map(
-                tl.load(k_ptr + rows[:, None] * stride_kl + c1[None, :], mask=mask1, other=0.0).to(ACC)
-            )
+            key1 = _feature_map(_load_tile(k_ptr, rows, c1, stride_kl, mask1).to(ACC))
         if DV:
             features0 = key0.to(DOT)
             dv0 = tl.dot(features0, dkv00, input_precision=PRECISION, out_dtype=ACC)
@@ -363,20 +361,20 @@ def state_backward(
                 dv0 = tl.dot(features1, dkv10, dv0, input_precision=PRECISION, out_dtype=ACC)
                 dv1 = tl.dot(features0, dkv01, input_precision=PRECISION, out_dtype=ACC)
                 dv1 = tl.dot(features1, dkv11, dv1, input_precision=PRECISION, out_dtype=ACC) * scale
-                tl.store(dv_ptr + offsets1, dv1.to(dv_ptr.dtype.element_ty), mask=mask1)
-            tl.store(dv_ptr + offsets0, (dv0 * scale).to(dv_ptr.dtype.element_ty), mask=mask0)
+                _store_tile(dv_ptr, rows, c1, stride_gl, dv1, mask1)
+            _store_tile(dv_ptr, rows, c0, stride_gl, (dv0 * scale), mask0)
         if DK:
-            v0 = tl.load(v_ptr + rows[:, None] * stride_vl + c0[None, :], mask=mask0, other=0.0).to(DOT)
+            v0 = _load_tile(v_ptr, rows, c0, stride_vl, mask0).to(DOT)
             dk0 = tl.dot(v0, tl.trans(dkv00), input_precision=PRECISION, out_dtype=ACC)
             if D1 > 0:
-                v1 = tl.load(v_ptr + rows[:, None] * stride_vl + c1[None, :], mask=mask1, other=0.0).to(DOT)
+                v1 = _load_tile(v_ptr, rows, c1, stride_vl, mask1).to(DOT)
                 dk0 = tl.dot(v1, tl.trans(dkv01), dk0, input_precision=PRECISION, out_dtype=ACC)
                 dk1 = tl.dot(v0, tl.trans(dkv10), input_precision=PRECISION, out_dtype=ACC)
                 dk1 = tl.dot(v1, tl.trans(dkv11), dk1, input_precision=PRECISION, out_dtype=ACC)
                 dk1 = (dk1 * scale + dk1_1[None, :]) * tl.minimum(key1, 1.0)
-                tl.store(dk_ptr + offsets1, dk1.to(dk_ptr.dtype.element_ty), mask=mask1)
+                _store_tile(dk_ptr, rows, c1, stride_gl, dk1, mask1)
             dk0 = (dk0 * scale + dk1_0[None, :]) * tl.minimum(key0, 1.0)
-            tl.store(dk_ptr + offsets0, dk0.to(dk_ptr.dtype.element_ty), mask=mask0)
+            _store_tile(dk_ptr, rows, c0, stride_gl, dk0, mask0)
         k_ptr += BL * stride_kl
         v_ptr += BL * stride_vl
         dk_ptr += BL * stride_gl

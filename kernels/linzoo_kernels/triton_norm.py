@@ -1,5 +1,5 @@
-# ruff: noqa: N803 (constants of the kernels are upper case, as Triton programs write them)
-# mypy: ignore-errors (annotations in a kernel mean constants, not types)
+# ruff: noqa: N803 (constants are upper case, and annotations mean constants, as Triton programs have them)
+# mypy: ignore-errors
 """The Triton kernel of LayerNorm followed by LeakyReLU, for inference: one read and one write instead of two of each."""
 
 import triton

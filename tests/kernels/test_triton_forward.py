@@ -141,6 +141,7 @@ def test_what_the_kernels_do_not_take() -> None:
 
 def test_wide_float32_heads_do_not_fit_on_small_devices(monkeypatch: pytest.MonkeyPatch) -> None:
     device = torch.device("cuda", 0)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "NVIDIA GeForce RTX 4090")
     for capability, fits in (((8, 0), True), ((8, 9), False), ((9, 0), True), ((12, 0), False)):
         launch._is_small.cache_clear()

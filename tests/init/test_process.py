@@ -10,8 +10,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from linzoo_benchmarks.convert import measure, programs, write_checkpoint
 
-from benchmarks.convert import measure, programs, write_checkpoint
 from linzoo.checkpoints.components import component_config
 from linzoo.init.convert import convert, execute
 from linzoo.init.planning import plan_conversion

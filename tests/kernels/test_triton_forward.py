@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from linzoo_kernels import launch, reference
+from torch.utils._python_dispatch import TorchDispatchMode
 from triton_cases import (
     DEVICES,
     EPS,
@@ -152,6 +155,27 @@ def test_wide_float32_heads_do_not_fit_on_small_devices(monkeypatch: pytest.Monk
         assert launch.unsupported(160, torch.float16, device) is None
         assert launch.unsupported(128, torch.float32, device) is None
     launch._is_small.cache_clear()
+
+
+def test_attention_over_4096_tokens_is_three_launches(monkeypatch: pytest.MonkeyPatch) -> None:
+    launches: list[str] = []
+
+    class Operators(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            launches.append(func.overloadpacket.__name__)
+            return func(*args, **(kwargs or {}))
+
+    def record(plan: Any, *_args: Any) -> None:
+        launches.append(plan.kernel.__name__)
+
+    monkeypatch.setattr(launch._Plan, "launch", record)
+    monkeypatch.setattr(launch, "_multiprocessors", lambda _: 132)
+    launch._cut.cache_clear()
+    q = torch.zeros(2, 4096, 640, dtype=torch.bfloat16)
+    with Operators():
+        forward(q, q, q, 10)
+    launch._cut.cache_clear()
+    assert [name for name in launches if name != "empty"] == ["state_forward", "sum", "apply_forward"]
 
 
 def test_splits_leave_no_nearly_empty_wave() -> None:

@@ -1,9 +1,10 @@
 """Fusing a linear attention layer for inference: products of its weights, made once, and the layer computed with them.
 
 With ``f(x) = W2 a(x) + b2`` and ``a(x) = LeakyReLU(LayerNorm(W1 x + b1))``, the query ``Wq (x + f(x))`` is
-``Wq x + (Wq W2) a(x) + Wq b2``, and the key likewise. So one matrix product makes all that is made of x,
-``[W1q; Wq; W1k; Wk; Wv] x``, and two more add the branches to q and k in place. It saves no multiplications (Wq W2 costs
-what W2 does), but the sums ``x + f(x)``, three times reading x, and two of the six products' round trips to memory.
+``Wq x + (Wq W2) a(x) + Wq b2``, and the key likewise. So one matrix product makes all that the state is made of,
+``[W1k; Wk; Wv] x``, one more what the queries are made of, ``[W1q; Wq] x``, and two add the branches to q and k in place. It
+saves no multiplications (Wq W2 costs what W2 does), but the sums ``x + f(x)``, reading x over and over, and two of the seven
+products' round trips to memory. (One product of all five would read x once less, and hold 5 x's of memory where this holds 3.)
 
 The layer's own weights stay as they are, and its ``state_dict`` with them.
 """
@@ -19,12 +20,15 @@ from torch import Tensor, nn
 
 from linzoo_kernels.dispatch import requested
 from linzoo_kernels.forms import Form, apply_state_and_project, choose_form, value_free_state
-from linzoo_kernels.functional import linear_attention, ln_leaky_relu
+from linzoo_kernels.functional import apply_state, linear_attention, linear_attention_state, ln_leaky_relu
 from linzoo_kernels.leaves import FuseError, child, official_weights
 from linzoo_kernels.torch_ops import accumulation_dtype, without_autocast
 
 FUSED = "fused"
 """Name of the child that a fused layer has."""
+
+QUERIES, KEYS, KEYS_AND_VALUES = slice(0, 2), slice(2, 4), slice(2, 5)
+"""Blocks of ``w_in``."""
 
 
 def fuse_projections(attn: nn.Module) -> FusedProjections:
@@ -84,7 +88,7 @@ class FusedProjections(nn.Module):
             for name, product in _products(self.weights).items():
                 self.register_buffer(name, product.to(like.dtype), persistent=False)
         width, mid_dim = self.w_q.shape
-        self.rows = (mid_dim, width, mid_dim, width, width)
+        self.rows: tuple[int, ...] = (mid_dim, width, mid_dim, width, width)
         self.norms = tuple(_norm(attn, branch) for branch in ("to_q_", "to_k_")) if mid_dim else ()
         self._itemsize = like.dtype.itemsize
         self._paths = [(parents, key) for *parents, key in (name.split(".") for name in self.weights)]
@@ -120,11 +124,12 @@ class FusedProjections(nn.Module):
         with without_autocast(x.device.type):
             x = x.to(self.w_in.dtype)
             if form == "merged":
-                q, k, v = self._project(x, functional)
-                y = linear_attention(q, k, v, heads=self.heads, key_weights=key_weights)
-                return F.linear(y, w_out, b_out)
-            sums = value_free_state(x, self._project_keys, self.weights["to_v.weight"], self.heads)
-            return apply_state_and_project(x, self._project_queries, sums, w_out, b_out)
+                return F.linear(self._attend(x, key_weights, functional), w_out, b_out)
+            w_v = self.weights["to_v.weight"]
+            sums = value_free_state(x, lambda piece: self._project(piece, KEYS)[0], w_v, self.heads)
+            return apply_state_and_project(
+                x, lambda piece: self._project(piece, QUERIES)[0], sums, w_out, b_out
+            )
 
     def check(self, attn: nn.Module) -> None:
         """Make sure that the products can stand for the layer's weights as they are now.
@@ -165,27 +170,24 @@ class FusedProjections(nn.Module):
             form = choose_form(x.device.type, self.w_in.dtype, x.shape[1], x.shape[2]) if free else "merged"
         return form
 
-    def _project(self, x: Tensor, functional: bool) -> list[Tensor]:
-        """q, k and v, each (B, L, C); slices of one tensor, unless it has to be ``functional``."""
-        h = torch.addmm(self.b_in, x.flatten(0, 1), self.w_in.t())
-        hidden_q, q, hidden_k, k, v = h.split(self.rows, dim=1)
-        q = self._add_branch(0, hidden_q, q, functional)
-        k = self._add_branch(1, hidden_k, k, functional)
-        return [each.unflatten(0, x.shape[:2]) for each in (q, k, v)]
+    def _attend(self, x: Tensor, key_weights: Tensor | None, functional: bool) -> Tensor:
+        """The operator's output. Keys and values are gone before queries are made: 3 x's of memory, 5 if made together."""
+        k, v = self._project(x, KEYS_AND_VALUES, functional)
+        if key_weights is not None:
+            (q,) = self._project(x, QUERIES, functional)
+            return linear_attention(q, k, v, heads=self.heads, key_weights=key_weights)
+        state = linear_attention_state(k, v, heads=self.heads)
+        del k, v
+        return apply_state(self._project(x, QUERIES, functional)[0], state)
 
-    def _project_queries(self, x: Tensor) -> Tensor:
-        return self._project_one(0, x)
-
-    def _project_keys(self, x: Tensor) -> Tensor:
-        return self._project_one(1, x)
-
-    def _project_one(self, branch: int, x: Tensor) -> Tensor:
-        """Q (``branch`` 0) or k (1) alone, in place of what is not needed any more."""
-        hidden, width = self.rows[:2]
-        rows = slice(branch * (hidden + width), (branch + 1) * (hidden + width))
-        h = torch.addmm(self.b_in[rows], x.flatten(0, 1), self.w_in[rows].t())
-        one = self._add_branch(branch, h[:, :hidden], h[:, hidden:], functional=False)
-        return one.view(x.shape[0], x.shape[1], width)
+    def _project(self, x: Tensor, blocks: slice, functional: bool = False) -> list[Tensor]:
+        """What ``blocks`` of ``w_in`` are for, each (B, L, C); slices of one tensor, unless it has to be ``functional``."""
+        rows, start = self.rows[blocks], sum(self.rows[: blocks.start])
+        these = slice(start, start + sum(rows))
+        h = torch.addmm(self.b_in[these], x.flatten(0, 1), self.w_in[these].t())
+        hidden, projected, *values = h.split(rows, dim=1)
+        projected = self._add_branch(blocks.start // 2, hidden, projected, functional)
+        return [each.unflatten(0, x.shape[:2]) for each in (projected, *values)]
 
     def _add_branch(self, branch: int, hidden: Tensor, projected: Tensor, functional: bool) -> Tensor:
         """Add ``w_q`` or ``w_k`` times the activation of what the branch has ``hidden`` to what is ``projected``."""

@@ -126,7 +126,7 @@ def compile_case(case: Case) -> Report:
         block_rows=config.block_rows,
         num_warps=config.num_warps,
         num_stages=config.num_stages,
-        precision=config.precision if case.dtype == "float32" else "",
+        precision=config.precision if case.dtype == "float32" and case.kernel in configs.ATTENTION else "",
         shared=binary.metadata.shared,
         registers=registers,
         spills=spills,

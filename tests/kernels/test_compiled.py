@@ -50,9 +50,13 @@ def test_half_precision_configs(tmp_path: Path) -> None:
 def test_every_shipped_config(tmp_path: Path) -> None:
     rows = compile_for_real(tmp_path, "--processes", "2")
     assert len(rows) == len(list(cases()))
-    for row in rows:
-        if row["dtype"] != "float32" and row["target"] == "sm_90" and row["kernel"] != "ln_leaky_relu":
-            assert row["wgmma"] == "1", row
+    without = {
+        (row["kernel"], row["width"])
+        for row in rows
+        if row["dtype"] != "float32" and row["target"] == "sm_90" and row["wgmma"] == "0"
+    }
+    # wgmma takes 64 rows: the state of a head of 32 channels has fewer, and goes by mma.sync.
+    assert {(k, w) for k, w in without if k != "ln_leaky_relu"} == {("state_forward", "32")}
 
 
 def test_the_cases_cover_every_kernel_width_dtype_and_target() -> None:

@@ -28,8 +28,9 @@ class Row:
         copy_fraction: ``gbps`` over ``copy_gbps``.
         error: root-mean-square error over that of the float64 reference: of o, or the worst of the gradients.
         peak_mb: most memory that the call held, its result included.
-        units: bytes that its operations read and write, a token, in units of C numbers of ``dtype``.
-        launches: operations that a GPU launches, one of linzoo_kernels counted as one.
+        units: bytes that its operations read and write on a GPU, a token, in units of C numbers of ``dtype``; counted,
+            not measured, so that there are such on a CPU too.
+        launches: operations that a GPU launches, one of linzoo_kernels counted as one; likewise.
         copy_gbps, gemm_tflops: what the device can do, measured in the same run.
     """
 
@@ -98,13 +99,13 @@ class RowFile:
         if not kept:
             self._write(",".join(COLUMNS) + "\n")
 
-    def append(self, row: Row) -> None:
-        """Add a row, on the disk before this returns."""
+    def append(self, row: Row) -> Row:
+        """Add a row, on the disk before this returns; returns it as it will be read, with numbers rounded."""
+        cells = {name: _text(value) for name, value in asdict(row).items()}
         text = io.StringIO()
-        csv.DictWriter(text, COLUMNS, lineterminator="\n").writerow(
-            {name: _text(value) for name, value in asdict(row).items()}
-        )
+        csv.DictWriter(text, COLUMNS, lineterminator="\n").writerow(cells)
         self._write(text.getvalue())
+        return _row(cells)
 
     def _write(self, text: str) -> None:
         with self.path.open("a", encoding="utf-8", newline="") as file:

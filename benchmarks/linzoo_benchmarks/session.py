@@ -68,7 +68,7 @@ class Session:
             **asdict(self.ceilings),
             **asdict(self.environment),
         )
-        self.file.append(row)
+        row = self.file.append(row)
         self.rows.append(row)
         self.say(f"{shape.name}  {mode}  {provider}: {summary(row)}")
 

@@ -7,8 +7,9 @@
 ``out = A blockstack_h(KV_h Wo_h^T) / count + bo`` with ``A = phi(Q) / z``, so ``to_out`` is part of the state. 4 C d
 multiplications a token less (d the width of a head), for 4 C^2 d more a batch element. And q and k need not exist as a
 whole either: the tokens are worked through twice in pieces that stay in a CPU's cache, once for the state and once for the
-output, with no more memory than that of tokens and output. On a CPU this is the faster form from about 3 C tokens on, by 3 to 17 % of
-the layer (one core, float32, C = 320 to 1280: ``linzoo bench layer --form folded-merged --form folded-value-free``).
+output, with no more memory than that of tokens and output. On a CPU from about 3 C tokens on it takes half
+the memory and at most the time of the merged form, give or take what a busy machine's clock can tell (``linzoo bench layer
+--form folded-merged --form folded-value-free``); below, its C x C matrices cost more than they save.
 
 On a GPU the merged form is taken. The features phi(K) and A would have to be written to memory and read again, unless
 a matrix product made them as it reads its operand, which the libraries' products cannot: 1 unit of memory traffic more

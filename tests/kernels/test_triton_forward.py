@@ -109,6 +109,15 @@ def test_keys_so_small_that_float16_would_lose_their_state(device: str) -> None:
     assert error(launch.apply_forward(q, sums, 64, 1, 1e-9), exact) < 1e-3
 
 
+@pytest.mark.parametrize("device", DEVICES)
+def test_a_state_of_subnormal_numbers_is_none(device: str) -> None:
+    skip_where_it_cannot_run(device)
+    (q,) = randoms((1, 5, 64), dtype=torch.float16, device=device)
+    sums = torch.full((1, 1, 64 * 64 + 64), 1e-39, device=device)
+    assert (launch.apply_forward(q, sums, 5, 1, EPS) == 0).all()
+    assert all((x == 0).all() for x in launch.state_backward(q, q, sums, 1))
+
+
 @pytest.mark.parametrize("dim", [64, 160])
 @pytest.mark.parametrize("device", DEVICES)
 def test_states_of_pieces_add_up_and_runs_repeat_bit_by_bit(dim: int, device: str) -> None:

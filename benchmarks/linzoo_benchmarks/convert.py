@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -161,10 +161,9 @@ def programs(source: Path, out: Path) -> dict[str, list[str]]:
     return commands
 
 
-def benchmark(size: str, folder: Path, repeats: int) -> list[dict[str, Any]]:
+def benchmark(size: str, folder: Path, repeats: int) -> Iterator[dict[str, Any]]:
     """Measure every program on both forms of one size."""
     variant = build_registry(entry_points=False).variants.get_value(size)
-    rows = []
     for form in ("file", "pipeline"):
         place = folder / f"{size}-{form}"
         if form == "file":
@@ -173,10 +172,9 @@ def benchmark(size: str, folder: Path, repeats: int) -> list[dict[str, Any]]:
         else:
             write_pipeline(place, variant)
         for name, command in programs(place, folder / "out").items():
-            rows.append({"size": size, "form": form, "program": name, "mb": round(_size(place) / 1e6)})
-            rows[-1] |= _best(command, folder / "out", repeats)
+            row = {"size": size, "form": form, "program": name, "mb": round(_size(place) / 1e6)}
+            yield row | _best(command, folder / "out", repeats)
         _remove(place)
-    return rows
 
 
 def _best(command: Sequence[str], out: Path, repeats: int) -> dict[str, Any]:
@@ -205,12 +203,16 @@ def _remove(path: Path) -> None:
         path.unlink()
 
 
-def run(sizes: Sequence[str], repeats: int, folder: Path | None, out: Path) -> list[dict[str, Any]]:
+def run(
+    sizes: Sequence[str], repeats: int, folder: Path | None, out: Path, say: Callable[[str], None]
+) -> list[dict[str, Any]]:
     """Measure both forms of every size; the files lie in ``folder`` meanwhile, or in the temporary folder."""
     rows = []
     with tempfile.TemporaryDirectory(dir=folder) as temporary:
         for size in sizes:
-            rows += benchmark(size, Path(temporary), repeats)
+            for row in benchmark(size, Path(temporary), repeats):
+                say(f"{size} {row['form']}  {row['program']}: {row['seconds']} s")
+                rows.append(row)
     out.parent.mkdir(parents=True, exist_ok=True)
     with out.open("w", newline="") as file:
         writer = csv.DictWriter(file, fieldnames=list(rows[0]), lineterminator="\n")

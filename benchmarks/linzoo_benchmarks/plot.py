@@ -22,11 +22,16 @@ def draw_plot(rows: Sequence[Row], path: Path) -> Path:
     the largest is drawn.
 
     Raises:
-        BenchmarkError: matplotlib is missing, or no row has a time.
+        BenchmarkError: matplotlib is missing, no row has a time, or they are of several devices, dtypes or kernels.
     """
     timed = [row for row in rows if row.median is not None]
     if not timed:
         raise BenchmarkError("There is nothing to draw: no row has a time.")
+    subjects = sorted({f"{row.kernel}, {row.dtype}, {row.device}" for row in timed})
+    if len(subjects) > 1:
+        raise BenchmarkError(
+            f"One plot shows times that compare; these rows are of {'; '.join(subjects)}. Draw them one by one."
+        )
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
@@ -44,7 +49,8 @@ def draw_plot(rows: Sequence[Row], path: Path) -> Path:
         panels[row][column].set_title(f"{mode}, {width[0]} heads of {width[1]}", fontsize=9)
     handles = [_handle(provider, colour) for provider, colour in colours.items()]
     figure.legend(handles=handles, loc="outside right center", fontsize=8)
-    figure.suptitle(f"{timed[0].kernel}, {timed[0].dtype}, {timed[0].device}", fontsize=10)
+    figure.suptitle(subjects[0], fontsize=10)
+    path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, metadata={"Software": None})
     return path
 

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
 
-from linzoo_benchmarks.bars import BAR_HEADS, DTYPE, judge
+from linzoo_benchmarks.bars import BAR_HEADS, judge, judged
 from linzoo_benchmarks.crossing import crossing
-from linzoo_benchmarks.rows import Row
+from linzoo_benchmarks.rows import Row, pairs
 from linzoo_benchmarks.shapes import MODELS
 
 Table = tuple[Sequence[str], list[Sequence[str]]]
 HEADS = (
-    "shape", "B x L x H x d", "mode", "provider", "ms", "q20 - q80", "of copy", "error", "peak MB", "C·s/token", "launches",
+    "shape", "B x L x H x d", "mode", "provider", "ms", "q20 - q80", "host ms", "of copy", "error", "peak MB", "C·s/token", "launches",
     "note",
 )  # fmt: skip
+
+
+CROSSING_HEADS = ("level", "folded is faster than softmax", "for square images")
 
 
 def tables(rows: Sequence[Row]) -> list[Table]:
@@ -22,10 +27,20 @@ def tables(rows: Sequence[Row]) -> list[Table]:
     found: list[Table] = [(HEADS, [_cells(row) for row in rows])]
     crossings = _crossings(rows)
     if crossings:
-        found.append((("level", "folded is faster than softmax", "for square images"), crossings))
-    if any(row.dtype == DTYPE and row.provider in ("triton", "folded") for row in rows):
+        found.append((CROSSING_HEADS, crossings))
+    if judged(rows):
         found.append((BAR_HEADS, [verdict.cells() for verdict in judge(rows)]))
     return found
+
+
+def document(rows: Sequence[Row]) -> dict[str, Any]:
+    """The same for programs, with numbers as they are."""
+    return {
+        "schema": 1,
+        "rows": [asdict(row) for row in rows],
+        "crossings": [dict(zip(CROSSING_HEADS, cells, strict=True)) for cells in _crossings(rows)],
+        "bars": [verdict.facts() for verdict in judge(rows)] if judged(rows) else [],
+    }
 
 
 def _cells(row: Row) -> Sequence[str]:
@@ -36,6 +51,7 @@ def _cells(row: Row) -> Sequence[str]:
         row.provider,
         _number(row.median, ".4g"),
         f"{_number(row.q20, '.4g')} - {_number(row.q80, '.4g')}" if row.median is not None else "",
+        _number(row.host, ".3g"),
         _number(row.copy_fraction, ".0%"),
         _number(row.error, ".1e"),
         _number(row.peak_mb, ",.0f"),
@@ -51,16 +67,19 @@ def _number(value: float | None, form: str) -> str:
 
 def _crossings(rows: Sequence[Row]) -> list[Sequence[str]]:
     """For each level that was measured with the folded and the softmax layer, from where on folded is faster."""
-    times: dict[tuple[int, int, int], dict[str, dict[int, float]]] = defaultdict(lambda: defaultdict(dict))
-    for row in rows:
-        if row.kernel == "layer" and row.mode == "forward" and row.median is not None:
-            times[row.batch, row.heads, row.head_dim][row.provider][row.tokens] = row.median
+    times: dict[tuple[str, str, int, int, int], tuple[dict[int, float], dict[int, float]]]
+    times = defaultdict(lambda: ({}, {}))
+    layers = [row for row in rows if row.kernel == "layer" and row.median is not None]
+    for folded, softmax in pairs(layers, "folded", "softmax"):
+        level = folded.device, folded.dtype, folded.batch, folded.heads, folded.head_dim
+        for side, row in zip(times[level], (folded, softmax), strict=True):
+            side[row.tokens] = row.median or 0
     found: list[Sequence[str]] = []
-    for (batch, heads, head_dim), by_provider in times.items():
-        point = crossing(by_provider["folded"], by_provider["softmax"])
+    for (device, dtype, batch, heads, head_dim), (linear, quadratic) in times.items():
+        point = crossing(linear, quadratic)
         if point:
-            level = f"B = {batch}, {heads} heads of {head_dim} (C = {heads * head_dim})"
-            found.append((level, str(point), _as_pixels(point.tokens, heads, head_dim)))
+            name = f"B = {batch}, {heads} heads of {head_dim} (C = {heads * head_dim}), {dtype}, {device}"
+            found.append((name, str(point), _as_pixels(point.tokens, heads, head_dim)))
     return found
 
 

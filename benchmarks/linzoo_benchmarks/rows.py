@@ -23,7 +23,8 @@ class Row:
         function: what it computes: ``linear``, ``softmax`` or ``causal linear``. Only equal ones can replace each other.
         mode: ``forward`` (without gradients), ``backward``, ``forward+backward``, or ``graph``: forward, replayed from a
             CUDA graph.
-        median, q20, q80: milliseconds of one call.
+        median, q20, q80: milliseconds of one call; on a GPU on the device, with the call queued beforehand.
+        host: milliseconds that such a call kept the host busy: what a GPU with nothing else to do waits for.
         gbps: the fewest bytes that the operation can move (q, k, v, o and their gradients once) over the median.
         copy_fraction: ``gbps`` over ``copy_gbps``.
         error: root-mean-square error over that of the float64 reference: of o, or the worst of the gradients.
@@ -47,6 +48,7 @@ class Row:
     median: float | None = None
     q20: float | None = None
     q80: float | None = None
+    host: float | None = None
     gbps: float | None = None
     copy_fraction: float | None = None
     error: float | None = None
@@ -70,6 +72,11 @@ class Row:
             self.kernel, self.provider, self.mode, self.batch, self.tokens, self.heads, self.head_dim,
             self.dtype, self.device,
         )  # fmt: skip
+
+    @property
+    def sizes(self) -> tuple[int, int, int, int]:
+        """(batch, tokens, heads, head_dim)."""
+        return self.batch, self.tokens, self.heads, self.head_dim
 
 
 COLUMNS = [field.name for field in fields(Row)]
@@ -125,6 +132,17 @@ def read_rows(paths: Iterable[Path]) -> list[Row]:
         for row in _read(path):
             rows[row.key] = row
     return list(rows.values())
+
+
+def pairs(rows: Iterable[Row], one: str, other: str) -> list[tuple[Row, Row]]:
+    """The rows of two providers that can be compared: same shape and mode, and measured in the same run."""
+
+    def what(row: Row) -> tuple[object, ...]:
+        return row.kernel, row.mode, row.sizes, row.dtype, row.device, row.timestamp
+
+    rows = list(rows)
+    others = {what(row): row for row in rows if row.provider == other}
+    return [(row, others[what(row)]) for row in rows if row.provider == one and what(row) in others]
 
 
 def _read(path: Path) -> list[Row]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from linzoo.cli.common import Group, State, pass_state
+from linzoo.cli.common import Group, State, echo_json, pass_state
 from linzoo.cli.tables import print_table
 from linzoo.errors import UsageError
 
@@ -26,6 +26,7 @@ DTYPE = click.option(
     type=click.Choice(["float32", "float16", "bfloat16"]),
     help="Precision; bfloat16 on a GPU and float32 on a CPU without it.",
 )
+JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
 @click.group(cls=Group)
@@ -50,6 +51,7 @@ def bench() -> None:
 @DTYPE
 @click.option("--out", type=click.Path(path_type=Path), default="kernels.csv", show_default=True,
               help="CSV file that rows are appended to.")  # fmt: skip
+@JSON
 @pass_state
 def kernels(
     state: State,
@@ -58,6 +60,7 @@ def kernels(
     modes: Sequence[str],
     dtype: str | None,
     out: Path,
+    as_json: bool,
 ) -> None:
     """Time linear attention over q, k, v by everyone who has it.
 
@@ -84,7 +87,7 @@ def kernels(
         providers=_named("provider", providers, {each.name: each for each in benchmark.PROVIDERS}),
         modes=_named("mode", modes, {each: each for each in benchmark.MODES}),
     )
-    _print(rows)
+    _print(rows, as_json)
 
 
 @bench.command()
@@ -93,8 +96,11 @@ def kernels(
 @DTYPE
 @click.option("--out", type=click.Path(path_type=Path), default="layer.csv", show_default=True,
               help="CSV file that rows are appended to.")  # fmt: skip
+@JSON
 @pass_state
-def layer(state: State, shapes: Sequence[str], forms: Sequence[str], dtype: str | None, out: Path) -> None:
+def layer(
+    state: State, shapes: Sequence[str], forms: Sequence[str], dtype: str | None, out: Path, as_json: bool
+) -> None:
     """Time a whole self-attention layer: published, mounted, folded, and the softmax layer it replaces.
 
     Beside the time: peak memory, bytes moved and operations launched; and from how many tokens on the folded layer is
@@ -119,7 +125,7 @@ def layer(state: State, shapes: Sequence[str], forms: Sequence[str], dtype: str 
         say=state.say,
         forms=_named("form", forms, {each.name: each for each in FORMS}),
     )
-    _print(rows)
+    _print(rows, as_json)
 
 
 @bench.command()
@@ -129,7 +135,8 @@ def layer(state: State, shapes: Sequence[str], forms: Sequence[str], dtype: str 
 @click.option(
     "--plot", type=click.Path(path_type=Path), help="PNG file to draw the times into; needs linzoo[bench]."
 )
-def report(files: Sequence[Path], plot: Path | None) -> None:
+@JSON
+def report(files: Sequence[Path], plot: Path | None, as_json: bool) -> None:
     """Print the rows of FILES as tables, with crossing points and bars; --plot draws them.
 
     \b
@@ -140,7 +147,7 @@ def report(files: Sequence[Path], plot: Path | None) -> None:
     from linzoo_benchmarks.rows import read_rows
 
     rows = read_rows(files)
-    _print(rows)
+    _print(rows, as_json)
     if plot:
         from linzoo_benchmarks.plot import draw_plot
 
@@ -157,7 +164,11 @@ def report(files: Sequence[Path], plot: Path | None) -> None:
               help="Where the files go meanwhile (up to 25 GB); the temporary folder without it.")  # fmt: skip
 @click.option("--out", type=click.Path(path_type=Path), default="convert.csv", show_default=True,
               help="CSV file to write.")  # fmt: skip
-def convert(sizes: Sequence[str], repeats: int, folder: Path | None, out: Path) -> None:
+@JSON
+@pass_state
+def convert(
+    state: State, sizes: Sequence[str], repeats: int, folder: Path | None, out: Path, as_json: bool
+) -> None:
     """Measure memory and time of `linzoo convert` beside cp and diffusers.
 
     \b
@@ -166,7 +177,11 @@ def convert(sizes: Sequence[str], repeats: int, folder: Path | None, out: Path) 
     """
     from linzoo_benchmarks import convert as benchmark
 
-    click.echo(benchmark.markdown(benchmark.run(sizes, repeats, folder, out)))
+    rows = benchmark.run(sizes, repeats, folder, out, state.say)
+    if as_json:
+        echo_json({"schema": 1, "rows": rows})
+    else:
+        click.echo(benchmark.markdown(rows))
 
 
 def _machine(dtype: str | None) -> tuple[torch.device, torch.dtype]:
@@ -193,9 +208,12 @@ def _named(option: str, wanted: Sequence[str], present: dict[str, Any]) -> list[
     return [present[name] for name in wanted or present]
 
 
-def _print(rows: Sequence[Row]) -> None:
-    from linzoo_benchmarks.report import tables
+def _print(rows: Sequence[Row], as_json: bool) -> None:
+    from linzoo_benchmarks.report import document, tables
 
+    if as_json:
+        echo_json(document(rows))
+        return
     for index, (heads, cells) in enumerate(tables(rows)):
         if index:
             click.echo()

@@ -29,7 +29,7 @@ def layers(model: str, official: float, folded: float) -> list[Row]:
 
 def test_nothing_measured_is_neither_met_nor_missed() -> None:
     assert {verdict.met for verdict in judge([])} == {None}
-    assert len({bar.text for bar in BARS}) == len(BARS) == 18
+    assert len({bar.text for bar in BARS}) == len(BARS) == 20
 
 
 def test_the_worst_shape_decides() -> None:
@@ -52,7 +52,23 @@ def test_rows_of_other_modes_widths_and_dtypes_do_not_count() -> None:
         row("triton", XL, None, note="out of memory"),
     ]
     assert verdict_on("forward, d = 64, L >= 65,536", rows).met is None
-    assert verdict_on("backward, L >= 65,536", rows).met is False
+    assert verdict_on("backward, d < 160, L >= 65,536", rows).met is False
+    other = [row("triton", XL, 0.2, copy_fraction=0.1, device="NVIDIA A100")]
+    assert {verdict.met for verdict in judge(other)} == {None}
+
+
+def test_heads_of_160_are_granted_that_they_read_queries_twice() -> None:
+    wide = (2, 65536, 8, 160)
+    rows = [row("triton", wide, 0.2, copy_fraction=0.56, mode="backward")]
+    assert verdict_on("backward, d = 160, L >= 65,536, as 9 units", rows).worst == pytest.approx(0.72)
+    assert verdict_on("backward, d < 160, L >= 65,536", rows).met is None
+
+
+def test_only_rows_of_one_run_are_compared() -> None:
+    rows = [row("triton", XL, 0.2, timestamp="now"), row("eager", XL, 1.0, timestamp="before")]
+    text = "forward against the official order, L >= 65,536"
+    assert verdict_on(text, rows).met is None
+    assert verdict_on(text, [*rows, row("eager", XL, 0.9, timestamp="now")]).worst == pytest.approx(4.5)
 
 
 def test_speedups_are_taken_shape_by_shape() -> None:

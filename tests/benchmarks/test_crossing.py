@@ -45,6 +45,23 @@ def test_the_report_names_tokens_and_pixels() -> None:
         for tokens, time in times.items()
     ]
     cells = tables(rows)[1][1]
-    assert cells == [
-        ("B = 1, 10 heads of 64 (C = 640)", "from 2,000 tokens", "sdxl level 0: 716 px; sd21 level 1: 716 px")
+    level = "B = 1, 10 heads of 64 (C = 640), bfloat16, NVIDIA H200"
+    assert cells == [(level, "from 2,000 tokens", "sdxl level 0: 716 px; sd21 level 1: 716 px")]
+
+
+def test_rows_of_several_machines_and_runs_are_not_mixed() -> None:
+    rows = [
+        row("folded", (1, 64, 10, 64), 1.0, kernel="layer", device="NVIDIA H200"),
+        row("softmax", (1, 64, 10, 64), 2.0, kernel="layer", device="NVIDIA A100"),
+        row("folded", (1, 64, 10, 64), 1.0, kernel="layer", device="NVIDIA A100", timestamp="later"),
+    ]
+    assert len(tables([each for each in rows if "H200" not in each.device])) == 1
+    both = [
+        *rows,
+        row("softmax", (1, 64, 10, 64), 2.0, kernel="layer"),
+        row("folded", (1, 64, 10, 64), 3.0, kernel="layer", device="NVIDIA A100"),
+    ]
+    assert [(cells[0][-11:], cells[1]) for cells in tables(both)[1][1]] == [
+        ("NVIDIA H200", "from 64 tokens or fewer"),
+        ("NVIDIA A100", "not up to 64 tokens"),
     ]

@@ -103,6 +103,27 @@ def test_memory_is_poisoned_only_while_it_is_checked() -> None:
     assert (torch.empty, torch.empty_like, Tensor.new_empty) == before
 
 
+class Counting(Sabotaged):
+    """Nothing is done to it; it counts its calls by the dtype it is given."""
+
+    calls: list[torch.dtype]
+
+    def run(self, q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
+        self.calls.append(q.dtype)
+        return super().run(q, k, v, heads)
+
+
+def test_the_probe_runs_once_for_each_width_of_heads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("linzoo_benchmarks.session.measure_ceilings", lambda *_: Ceilings(10.0, 0.1))
+    provider = Counting("sound")
+    provider.calls = []
+    kernels.run(
+        [Shape("a", 1, 8, 1, 16), Shape("b", 1, 9, 2, 16), Shape("c", 1, 8, 1, 8)], device=CPU, dtype=torch.float64,
+        out=tmp_path / "rows.csv", say=lambda _: None, providers=[provider], modes=["forward"],
+    )  # fmt: skip
+    assert provider.calls.count(torch.float32) == 2
+
+
 def test_inputs_are_fresh_each_time() -> None:
     first, second = (draw(SHAPE, torch.float32, CPU) for _ in range(2))
     assert not torch.equal(first.q, second.q)

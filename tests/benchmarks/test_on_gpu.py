@@ -6,9 +6,18 @@ import itertools
 import os
 import shutil
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from linzoo_benchmarks.bars import judge
+from linzoo_benchmarks.kernels import MODES, PROVIDERS
+from linzoo_benchmarks.layers import FORMS
+from linzoo_benchmarks.rows import Row
+from linzoo_benchmarks.shapes import select_shapes
+from made_up import row
+
+from linzoo.cli.bench import bench
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "on_gpu.sh"
 STUB = """#!/usr/bin/env bash
@@ -23,7 +32,7 @@ def machine(tmp_path: Path) -> Path:
     (tmp_path / "repo" / "benchmarks").mkdir(parents=True)
     shutil.copy(SCRIPT, tmp_path / "repo" / "benchmarks")
     (tmp_path / "bin").mkdir()
-    for name in ("python", "pip", "nvidia-smi"):
+    for name in ("python3", "nvidia-smi"):
         stub = tmp_path / "bin" / name
         stub.write_text(STUB)
         stub.chmod(0o755)
@@ -42,15 +51,31 @@ def run(machine: Path, part: str, fails: str = "nothing", status: int = 1) -> tu
     script = machine / "repo" / "benchmarks" / "on_gpu.sh"
     done = subprocess.run(["bash", str(script), part, str(machine / "out")], env=env, capture_output=True)
     lines = calls.read_text().splitlines()
-    assert all("--no-deps" in line for line in lines if line.startswith("pip "))
-    shown = [line.split(" bench ")[-1].split(" -m pytest ")[-1] for line in lines if line[:6] == "python"]
-    return done.returncode, [" ".join(line.split()[:1]) for line in shown[1:]]
+    (install,) = [line for line in lines if " -m pip " in line]
+    assert "--no-deps" in install
+    assert "--target out/gpu/site" in install
+    shown = [
+        line.partition(" bench ")[2] or (line.partition(" -m pytest ")[2] and "pytest") for line in lines
+    ]
+    return done.returncode, [line.split()[0] for line in shown if line]
 
 
 def test_all_parts_in_their_order_leave_at_most_eight_files(machine: Path) -> None:
     assert run(machine, "all") == (
         0,
-        ["kernels", "report", "layer", "report", "-m", "kernels", "report"],
+        [
+            "kernels",
+            "kernels",
+            "report",
+            "layer",
+            "report",
+            "pytest",
+            "kernels",
+            "kernels",
+            "report",
+            "kernels",
+            "report",
+        ],
     )
     # The stubs write no CSV and PNG: two of each come on top.
     assert len(list((machine / "out").iterdir())) + 4 <= 8
@@ -72,13 +97,27 @@ def test_no_such_part(machine: Path) -> None:
     assert run(machine, "everything") == (2, [])
 
 
-def test_every_part_says_its_options_as_the_commands_have_them() -> None:
-    from linzoo_benchmarks.kernels import MODES, PROVIDERS
-    from linzoo_benchmarks.shapes import select_shapes
+def test_every_bar_is_measured_by_what_the_parts_ask_for(machine: Path) -> None:
+    run(machine, "all")
+    calls = [line.partition(" bench ")[2].split() for line in (machine / "calls").read_text().splitlines()]
+    runs = [
+        list(_rows(call, when)) for when, call in enumerate(calls) if call[:1] in (["kernels"], ["layer"])
+    ]
+    last = {each.key: each for rows in runs for each in rows}
+    assert [verdict.bar.text for verdict in judge(last.values()) if verdict.met is None] == []
 
-    words = SCRIPT.read_text().split()
-    given = {option: {b for a, b in itertools.pairwise(words) if a == option} for option in
-             ("--provider", "--mode", "--shape")}  # fmt: skip
-    assert given["--provider"] <= {each.name for each in PROVIDERS}
-    assert given["--mode"] <= set(MODES)
-    assert len(select_shapes(sorted(given["--shape"]))) == 3
+
+def _rows(call: list[str], when: int) -> Iterator[Row]:
+    """What a command on an H200 leaves, with made-up times; click refuses what it does not know."""
+    command = bench.commands[call[0]]
+    asked = command.make_context(call[0], call[1:]).params
+    of_layers = call[0] == "layer"
+    names = asked["forms"] if of_layers else asked["providers"]
+    assert set(names) <= {each.name for each in (FORMS if of_layers else PROVIDERS)}
+    for shape in select_shapes(asked["shapes"]):
+        for mode, name in itertools.product(["forward"] if of_layers else asked["modes"], names):
+            assert mode in MODES
+            yield row(
+                name, shape.sizes, 1.0, kernel="layer" if of_layers else "linear_attention", mode=mode,
+                copy_fraction=0.5, peak_mb=1.0, timestamp=str(when),
+            )  # fmt: skip

@@ -59,6 +59,13 @@ def test_nothing_to_draw_is_said(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_times_that_do_not_compare_are_not_drawn_into_one_picture(tmp_path: Path, rows: list[Row]) -> None:
+    for changes in ({"device": "NVIDIA A100"}, {"dtype": "float16"}, {"kernel": "layer"}):
+        with pytest.raises(BenchmarkError, match="Draw them one by one"):
+            draw_plot([*rows, row("triton", (1, 64, 10, 64), 1.0, **changes)], tmp_path / "times.png")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_without_matplotlib_the_extra_is_named(
     tmp_path: Path, rows: list[Row], monkeypatch: pytest.MonkeyPatch
 ) -> None:

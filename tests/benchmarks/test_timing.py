@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
+from collections.abc import Iterator
 
 import pytest
 import torch
+from linzoo_benchmarks import timing
 from linzoo_benchmarks.roofline import measure_ceilings
-from linzoo_benchmarks.timing import FEWEST, Task, Timing, peak_memory, round_robin
+from linzoo_benchmarks.timing import FEWEST, MOST, Task, Timing, peak_memory, round_robin
 
 CPU = torch.device("cpu")
 MB = 2**20
 
 
 def test_quantiles() -> None:
-    assert Timing.of([float(each) for each in range(1, 12)]) == Timing(6.0, 3.0, 9.0)
+    samples = [float(each) for each in range(1, 12)]
+    assert Timing.of(samples, []) == Timing(6.0, 3.0, 9.0, None)
+    assert Timing.of(samples, [0.1, 0.3, 0.2]) == Timing(6.0, 3.0, 9.0, 0.2)
 
 
 def test_tasks_take_turns_and_preparing_is_not_timed() -> None:
@@ -24,6 +29,87 @@ def test_tasks_take_turns_and_preparing_is_not_timed() -> None:
     timings = round_robin({"slow": slow, "fast": fast}, CPU, seconds=0.0)
     assert calls == ["slow", "fast"] * (FEWEST + 1)
     assert timings["slow"].median < 5
+
+
+class Gpu:
+    """What is asked of a GPU, in order; its clock is a list of milliseconds."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.done: list[str] = []
+        gpu = self
+
+        class Event:
+            def __init__(self, enable_timing: bool) -> None:
+                assert enable_timing
+
+            def record(self) -> None:
+                gpu.done.append("event")
+                self.at = len(gpu.done)
+
+            def synchronize(self) -> None:
+                gpu.done.append("wait")
+
+            def elapsed_time(self, end: Event) -> float:
+                return end.at - self.at
+
+        class Filler:
+            def sum(self) -> None:
+                gpu.done.append("read")
+
+        @contextlib.contextmanager
+        def capture(graph: object) -> Iterator[None]:
+            gpu.done.append("capture")
+            yield
+            gpu.done.append("captured")
+
+        class Graph:
+            def replay(self) -> None:
+                gpu.done.append("replay")
+
+        monkeypatch.setattr(torch.cuda, "Event", Event)
+        monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
+        monkeypatch.setattr(torch.cuda, "graph", capture)
+        monkeypatch.setattr(timing, "_cache_filler", lambda device: Filler())
+
+    def task(self, name: str) -> Task:
+        return Task(lambda _: self.done.append(name), prepare=lambda: self.done.append(f"prepare {name}"))
+
+
+def test_a_gpu_is_kept_busy_until_the_call_is_queued(monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu = Gpu(monkeypatch)
+    found = round_robin({name: gpu.task(name) for name in "ab"}, torch.device("cuda"), seconds=0.0)
+    busy = ["read"] * timing.READS
+    once = [["prepare " + name, *busy, "event", name, "event"] for name in "ab"]
+    warm_up = ["prepare a", "a", "prepare b", "b"]
+    assert gpu.done == warm_up + [*once[0], *once[1], "wait", "wait"] * FEWEST
+    assert found["a"].median == 2
+    assert found["b"].host is not None
+    assert 0 < found["b"].host < 50
+
+
+def test_a_graph_is_captured_once_and_then_replayed(monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu = Gpu(monkeypatch)
+
+    def run() -> torch.Tensor:
+        gpu.done.append("run")
+        return torch.ones(1)
+
+    task = timing.graphed(run)
+    assert [task.once() for _ in range(2)] == [1, 1]
+    assert gpu.done == ["capture", "run", "captured", "replay", "replay"]
+
+
+def test_most_samples_are_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[int] = []
+    round_robin({"short": Task(lambda _: calls.append(1))}, CPU, seconds=60.0)
+    assert len(calls) == 1 + MOST
+
+
+def test_time_is_spent_until_there_is_enough() -> None:
+    calls: list[int] = []
+    task = Task(lambda _: (calls.append(1), time.sleep(0.01)))
+    round_robin({"task": task}, CPU, seconds=0.06)
+    assert FEWEST < len(calls) <= 7
 
 
 def test_peak_memory_counts_what_was_held_at_once() -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
-from linzoo_benchmarks.rows import Row, read_rows
+from linzoo_benchmarks.rows import Row, RowFile, read_rows
 
 from linzoo.cli.main import main
 
@@ -74,6 +75,43 @@ def test_kernels_prints_a_row_a_line_and_says_who_is_missing(kernels: tuple[Resu
     assert len(lines) == 1 + len(read_rows([out]))
     assert "triton is left out: needs a GPU" in result.stderr
     assert "fla is left out: needs a GPU" in result.stderr
+
+
+def test_kernels_says_the_same_as_json(kernels: tuple[Result, Path]) -> None:
+    _, out = kernels
+    result = bench("report", out, "--json")
+    found = json.loads(result.stdout)
+    assert found["schema"] == 1
+    assert [Row(**each) for each in found["rows"]] == read_rows([out])
+    assert (found["crossings"], found["bars"]) == ([], [])
+
+
+def test_bars_and_crossings_are_in_the_json(tmp_path: Path) -> None:
+    file = RowFile(tmp_path / "layer.csv")
+    for provider, median in (("folded", 1.0), ("softmax", 2.0)):
+        file.append(
+            Row(
+                "layer",
+                provider,
+                "linear",
+                "forward",
+                "xl",
+                2,
+                4096,
+                10,
+                64,
+                "bfloat16",
+                median,
+                device="NVIDIA H200",
+            )
+        )
+    found = json.loads(bench("report", file.path, "--json").stdout)
+    assert [each["folded is faster than softmax"] for each in found["crossings"]] == [
+        "from 4,096 tokens or fewer"
+    ]
+    assert [(each["limit"], each["worst"], each["met"]) for each in found["bars"] if each["worst"]] == [
+        (1.0, 2.0, True)
+    ]
 
 
 def test_layer_times_all_forms_with_memory_and_traffic(layer: tuple[Result, Path]) -> None:

@@ -16,14 +16,15 @@ import sys, torch
 sys.path.insert(0, sys.argv[1])
 from triton_cases import backward, forward, randoms
 shape, strides = {shape}, {strides}
-far = torch.empty(2**31 + 2**28, dtype=torch.float16, device=sys.argv[2])
+reach = sum((n - 1) * stride for n, stride in zip(shape, strides))
+assert reach > 2**31
+far = torch.empty(reach + 1, dtype=torch.float16, device=sys.argv[2])
 inputs = randoms(*[shape] * 4, dtype=torch.float16, device=sys.argv[2])
-assert sum((n - 1) * stride for n, stride in zip(shape, strides)) > 2**31
-expected = forward(*inputs[:3], 1), *backward(*inputs, 1)
+expected = forward(*inputs[:3], 1, splits=4), *backward(*inputs, 1, splits=4)
 for place in range(4):
     moved = list(inputs)
     moved[place] = far.as_strided(shape, strides).copy_(inputs[place])
-    actual = forward(*moved[:3], 1), *backward(*moved, 1)
+    actual = forward(*moved[:3], 1, splits=4), *backward(*moved, 1, splits=4)
     assert all(torch.equal(a, b) for a, b in zip(actual, expected)), place
 print("equal")
 """
@@ -31,8 +32,12 @@ print("equal")
 
 @pytest.mark.parametrize(
     ("shape", "strides"),
-    [((2, 3, 32), (2**31 + 64, 32, 1)), ((1, 130, 32), (0, 2**24 - 64, 1))],
-    ids=["batch stride", "row times stride"],
+    [
+        ((2, 3, 32), (2**31 + 64, 32, 1)),
+        ((3, 3, 32), (2**30 + 64, 32, 1)),
+        ((1, 194, 32), (0, 2**24 - 64, 1)),
+    ],
+    ids=["batch stride", "batch times stride", "first row of a chunk times stride"],
 )
 @pytest.mark.parametrize("device", DEVICES)
 def test_more_than_two_to_the_31_elements(

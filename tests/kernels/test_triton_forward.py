@@ -109,6 +109,18 @@ def test_keys_so_small_that_float16_would_lose_their_state(device: str) -> None:
     assert error(launch.apply_forward(q, sums, 64, 1, 1e-9), exact) < 1e-3
 
 
+@pytest.mark.parametrize(("row", "column"), [(3, 5), (3, 150), (150, 3), (150, 150)])
+@pytest.mark.parametrize("device", DEVICES)
+def test_float16_takes_sums_of_a_million_tokens_of_either_sign(row: int, column: int, device: str) -> None:
+    skip_where_it_cannot_run(device)
+    (q,) = randoms((1, 5, 160), dtype=torch.float16, device=device)
+    sums = torch.zeros(1, 1, 160 * 160 + 160, device=device)
+    sums[..., row * 160 + column] = -1e6
+    sums[..., -160:] = 1e6
+    exact = reference.apply_state(q.double(), sums.double(), 10**6, 1)
+    assert error(launch.apply_forward(q, sums, 10**6, 1, EPS), exact) < 1e-3
+
+
 @pytest.mark.parametrize("device", DEVICES)
 def test_a_state_of_subnormal_numbers_is_none(device: str) -> None:
     skip_where_it_cannot_run(device)

@@ -12,7 +12,6 @@ The layer's own weights stay as they are, and its ``state_dict`` with them.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -21,14 +20,12 @@ from torch import Tensor, nn
 from linzoo_kernels.dispatch import requested
 from linzoo_kernels.forms import Form, apply_state_and_project, choose_form, value_free_state
 from linzoo_kernels.functional import apply_state, linear_attention, linear_attention_state, ln_leaky_relu
-from linzoo_kernels.leaves import FuseError, child, official_weights
+from linzoo_kernels.leaves import FuseError, official_weights
+from linzoo_kernels.origin import Origin
 from linzoo_kernels.torch_ops import accumulation_dtype, without_autocast
 
 FUSED = "fused"
 """Name of the child that a fused layer has."""
-
-QUERIES, KEYS, KEYS_AND_VALUES = slice(0, 2), slice(2, 4), slice(2, 5)
-"""Blocks of ``w_in``."""
 
 
 def fuse_projections(attn: nn.Module) -> FusedProjections:
@@ -44,7 +41,7 @@ def fuse_projections(attn: nn.Module) -> FusedProjections:
         The child: ``fused(x)`` is the layer's output, ``to_out`` included and dropout not.
 
     Raises:
-        FuseError: the layer has another layout, adapters, quantised weights, or weights that are not in memory.
+        FuseError: the layer has another layout, adapters, hooks, or quantised weights.
     """
     fused = FusedProjections(attn)
     setattr(attn, FUSED, fused)
@@ -66,34 +63,18 @@ class FusedProjections(nn.Module):
     Attributes:
         heads: number of heads.
         weights: the layer's own weights by name, which the products are made of. Not this module's parameters.
-        w_in: ``[W1q; Wq; W1k; Wk; Wv]``, (2m + 3C, C), m the width of the branches f and g; without them
-            ``[2 Wq; 2 Wk; Wv]``, as the published code has it.
-        b_in: ``[b1q; Wq b2q; b1k; Wk b2k; 0]``.
-        w_q: ``Wq W2q``, (C, m).
-        w_k: ``Wk W2k``, (C, m).
-        rows: rows of each block in ``w_in``.
+        queries: what makes the queries of the tokens.
+        keys_and_values: what makes the keys and values.
     """
-
-    w_in: Tensor
-    b_in: Tensor
-    w_q: Tensor
-    w_k: Tensor
 
     def __init__(self, attn: nn.Module) -> None:
         super().__init__()
         self.heads = int(attn.heads)  # type: ignore[arg-type]
-        self.weights = official_weights(attn)
-        like = self.weights["to_q.weight"]
-        with torch.no_grad(), without_autocast(like.device.type):
-            for name, product in _products(self.weights).items():
-                self.register_buffer(name, product.to(like.dtype), persistent=False)
-        width, mid_dim = self.w_q.shape
-        self.rows: tuple[int, ...] = (mid_dim, width, mid_dim, width, width)
-        self.norms = tuple(_norm(attn, branch) for branch in ("to_q_", "to_k_")) if mid_dim else ()
-        self._itemsize = like.dtype.itemsize
-        self._paths = [(parents, key) for *parents, key in (name.split(".") for name in self.weights)]
-        self._versions = _versions(self.weights)
-        self._outdated = False
+        self._origin = Origin(attn)
+        self.weights = self._origin.weights
+        self.queries = Projection(attn, self.weights, "to_q")
+        self.keys_and_values = Projection(attn, self.weights, "to_k", "to_v")
+        self._itemsize = self._dtype().itemsize
         self.train(attn.training)
 
     def forward(self, x: Tensor, key_weights: Tensor | None = None, form: Form | None = None) -> Tensor:
@@ -104,41 +85,39 @@ class FusedProjections(nn.Module):
         Args:
             x: tokens, (B, L, C).
             key_weights: (B or 1, L), see :func:`linzoo_kernels.linear_attention`; in the merged form.
-            form: ``merged`` or ``value-free``, see :mod:`linzoo_kernels.forms`; None for the faster one.
+            form: ``merged`` or ``value-free``, see :mod:`linzoo_kernels.forms`; None for the one to be preferred.
 
         Returns:
             (B, L, C), ``to_out`` included. Inside autocast, too, in the precision of the weights.
 
         Raises:
             FuseError: a gradient of the layer's weights would be recorded; or the value-free form was asked for with key
-                weights, where gradients are recorded or under torch.compile.
+                weights, where gradients are recorded, under torch.compile or under transforms such as vmap.
         """
         if torch.is_grad_enabled() and any(weight.requires_grad for weight in self.weights.values()):
             raise FuseError(
                 "Gradients of the layer's weights are wanted, which its products do not give. Freeze the weights "
                 "(requires_grad_(False)), or run under torch.no_grad()."
             )
-        functional = torch.is_grad_enabled() or torch.compiler.is_compiling()
+        functional = _is_followed(x)
         form = self._form(x, functional or key_weights is not None, form)
         w_out, b_out = self.weights["to_out.0.weight"], self.weights["to_out.0.bias"]
         with without_autocast(x.device.type):
-            x = x.to(self.w_in.dtype)
+            x = x.to(w_out.dtype)
             if form == "merged":
                 return F.linear(self._attend(x, key_weights, functional), w_out, b_out)
-            w_v = self.weights["to_v.weight"]
-            sums = value_free_state(x, lambda piece: self._project(piece, KEYS)[0], w_v, self.heads)
-            return apply_state_and_project(
-                x, lambda piece: self._project(piece, QUERIES)[0], sums, w_out, b_out
-            )
+            keys, queries = self.keys_and_values.first, self.queries.first
+            sums = value_free_state(x, keys, self.weights["to_v.weight"], self.heads)
+            return apply_state_and_project(x, queries, sums, w_out, b_out)
 
     def check(self, attn: nn.Module) -> None:
         """Make sure that the products can stand for the layer's weights as they are now.
 
-        Notices replaced leaves and weights, and changes in place that PyTorch counts; not changes through ``.data``, for
-        which there is :meth:`expire`. While torch.compile traces, what PyTorch counts is not looked at.
+        Notices replaced leaves and weights, hooks on leaves, and changes in place that PyTorch counts; not changes through
+        ``.data``, for which there is :meth:`expire`. While torch.compile traces, what PyTorch counts is not looked at.
 
         Raises:
-            FuseError: the layer is in training mode, carries adapters, or its weights have changed or were brought
+            FuseError: the layer is in training mode, carries adapters or hooks, or its weights have changed or were brought
                 to a wider precision, such as float32 after float16.
         """
         if attn.training:
@@ -153,111 +132,117 @@ class FusedProjections(nn.Module):
 
     def is_current(self, attn: nn.Module) -> bool:
         """Whether the products are those of the layer's weights, as precise as they would be made now; see :meth:`check`."""
-        widened = self.w_in.dtype.itemsize > self._itemsize
-        return not (self._outdated or widened or self._changed()) and self._are_in_place(attn)
+        return self._dtype().itemsize <= self._itemsize and self._origin.is_that_of(attn)
 
     def expire(self) -> None:
         """Declare that the layer's weights have changed, or may have: :meth:`check` refuses from now on."""
-        self._outdated = True
+        self._origin.expire()
+
+    def _dtype(self) -> torch.dtype:
+        return self.weights["to_q.weight"].dtype
 
     def _form(self, x: Tensor, merged_only: bool, form: Form | None) -> Form:
         if form == "value-free" and merged_only:
             raise FuseError(
                 "The value-free form has no key weights, no gradients and no torch.compile; take form='merged'."
             )
-        if form is None:
-            free = not merged_only and requested("auto") == "auto"
-            form = choose_form(x.device.type, self.w_in.dtype, x.shape[1], x.shape[2]) if free else "merged"
-        return form
+        if form is not None:
+            return form
+        preferred = choose_form(x.device.type, self._dtype(), x.shape[1], x.shape[2])
+        return "merged" if merged_only or requested("auto") != "auto" else preferred
 
     def _attend(self, x: Tensor, key_weights: Tensor | None, functional: bool) -> Tensor:
         """The operator's output. Keys and values are gone before queries are made: 3 x's of memory, 5 if made together."""
-        k, v = self._project(x, KEYS_AND_VALUES, functional)
+        k, v = self.keys_and_values.all(x, functional)
         if key_weights is not None:
-            (q,) = self._project(x, QUERIES, functional)
+            (q,) = self.queries.all(x, functional)
             return linear_attention(q, k, v, heads=self.heads, key_weights=key_weights)
         state = linear_attention_state(k, v, heads=self.heads)
         del k, v
-        return apply_state(self._project(x, QUERIES, functional)[0], state)
+        (q,) = self.queries.all(x, functional)
+        return apply_state(q, state)
 
-    def _project(self, x: Tensor, blocks: slice, functional: bool = False) -> list[Tensor]:
-        """What ``blocks`` of ``w_in`` are for, each (B, L, C); slices of one tensor, unless it has to be ``functional``."""
-        rows, start = self.rows[blocks], sum(self.rows[: blocks.start])
-        these = slice(start, start + sum(rows))
-        h = torch.addmm(self.b_in[these], x.flatten(0, 1), self.w_in[these].t())
-        hidden, projected, *values = h.split(rows, dim=1)
-        projected = self._add_branch(blocks.start // 2, hidden, projected, functional)
-        return [each.unflatten(0, x.shape[:2]) for each in (projected, *values)]
 
-    def _add_branch(self, branch: int, hidden: Tensor, projected: Tensor, functional: bool) -> Tensor:
-        """Add ``w_q`` or ``w_k`` times the activation of what the branch has ``hidden`` to what is ``projected``."""
-        if not self.norms:
-            return projected
-        name, eps, slope = self.norms[branch]
-        w, norm = (
-            (self.w_q, self.w_k)[branch],
-            (self.weights[f"{name}.1.weight"], self.weights[f"{name}.1.bias"]),
-        )
+class Projection(nn.Module):
+    """One or more projections of the tokens by one matrix product, and the branch of the first of them by another.
+
+    Attributes:
+        w_in: ``[W1; Wq]`` for the queries, ``[W1; Wk; Wv]`` for keys and values, W1 that of their branch, m wide; without
+            branches (m = 0) ``2 Wq`` and ``[2 Wk; Wv]``, as the published code has it. (m + n C, C).
+        b_in: ``[b1; Wq b2]`` or ``[b1; Wk b2; 0]``.
+        w_branch: ``Wq W2`` or ``Wk W2``, (C, m).
+        rows: rows of each block in ``w_in``.
+    """
+
+    w_in: Tensor
+    b_in: Tensor
+    w_branch: Tensor
+
+    def __init__(self, attn: nn.Module, weights: Mapping[str, Tensor], *names: str) -> None:
+        super().__init__()
+        like = weights["to_q.weight"]
+        with torch.inference_mode(False), torch.no_grad(), without_autocast(like.device.type):
+            for name, product in _products(weights, *names).items():
+                self.register_buffer(name, product.to(like.dtype), persistent=False)
+        width, mid_dim = self.w_branch.shape
+        self.rows = (mid_dim,) + (width,) * len(names)
+        branch = f"{names[0]}_"
+        if mid_dim:
+            self._norm = weights[f"{branch}.1.weight"], weights[f"{branch}.1.bias"]
+            norm, activation = attn.get_submodule(f"{branch}.1"), attn.get_submodule(f"{branch}.2")
+            self._constants: tuple[float, float] = norm.eps, activation.negative_slope  # type: ignore[assignment]
+
+    def all(self, x: Tensor, functional: bool) -> list[Tensor]:
+        """Every projection of the tokens, (B, L, C) each; slices of one tensor, unless it has to be ``functional``."""
+        return self._project(x, self.w_in, self.b_in, self.rows, functional)
+
+    def first(self, x: Tensor) -> Tensor:
+        """The first projection alone."""
+        rows = self.rows[:2]
+        return self._project(x, self.w_in[: sum(rows)], self.b_in[: sum(rows)], rows, functional=False)[0]
+
+    def _project(
+        self, x: Tensor, w_in: Tensor, b_in: Tensor, rows: tuple[int, ...], functional: bool
+    ) -> list[Tensor]:
+        h = F.linear(x.flatten(0, 1), w_in, b_in)
+        hidden, projected, *others = h.split_with_sizes(rows, dim=1)
+        if rows[0]:
+            projected = self._add_branch(hidden, projected, functional)
+        return [each.view(x.shape) for each in (projected, *others)]
+
+    def _add_branch(self, hidden: Tensor, projected: Tensor, functional: bool) -> Tensor:
+        """Add ``w_branch`` times the activation of what is ``hidden`` to what is ``projected``."""
+        w = self.w_branch.t()
         if functional:
-            return torch.addmm(projected, ln_leaky_relu(hidden, *norm, eps, slope, backend="torch"), w.t())
-        return torch.addmm(
-            projected, ln_leaky_relu(hidden, *norm, eps, slope, out=hidden), w.t(), out=projected
-        )
-
-    def _are_in_place(self, attn: nn.Module) -> bool:
-        """Whether the weights are those that the layer has."""
-        for (path, key), weight in zip(self._paths, self.weights.values(), strict=True):
-            leaf = child(attn, path)
-            if leaf is None or leaf._parameters.get(key) is not weight:
-                return False
-        return True
-
-    def _changed(self) -> bool:
-        """Whether a weight was changed in place, as far as PyTorch counts that."""
-        return not torch.compiler.is_compiling() and self._versions != _versions(self.weights)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_outdated": self._outdated or self._changed()}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)  # type: ignore[no-untyped-call]
-        self._versions = _versions(self.weights)  # PyTorch counts the changes of copies from 0
+            activation = ln_leaky_relu(hidden, *self._norm, *self._constants, backend="torch")
+            return torch.addmm(projected, activation, w)
+        activation = ln_leaky_relu(hidden, *self._norm, *self._constants, out=hidden)
+        return torch.addmm(projected, activation, w, out=projected)
 
 
-def _products(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The buffers of :class:`FusedProjections`, in float32 or float64."""
+def _products(weights: Mapping[str, Tensor], first: str, *others: str) -> dict[str, Tensor]:
+    """The buffers of :class:`Projection`, in float32 or float64."""
     w = {name: weight.to(accumulation_dtype(weight)) for name, weight in weights.items()}
-    q, k, v = (w[f"to_{name}.weight"] for name in "qkv")
-    if "to_q_.0.weight" not in w:
-        none = q.new_empty(len(q), 0)
+    w_first, w_others = w[f"{first}.weight"], [w[f"{name}.weight"] for name in others]
+    zeros = [each.new_zeros(len(each)) for each in w_others]
+    if f"{first}_.0.weight" not in w:
         return {
-            "w_in": torch.cat([2 * q, 2 * k, v]),
-            "b_in": q.new_zeros(3 * len(q)),
-            "w_q": none,
-            "w_k": none,
+            "w_in": torch.cat([2 * w_first, *w_others]),
+            "b_in": torch.cat([w_first.new_zeros(len(w_first)), *zeros]),
+            "w_branch": w_first.new_empty(len(w_first), 0),
         }
+    w1, b1, w2, b2 = (w[f"{first}_.{part}"] for part in ("0.weight", "0.bias", "3.weight", "3.bias"))
     return {
-        "w_in": torch.cat([w["to_q_.0.weight"], q, w["to_k_.0.weight"], k, v]),
-        "b_in": torch.cat(
-            [
-                w["to_q_.0.bias"],
-                q @ w["to_q_.3.bias"],
-                w["to_k_.0.bias"],
-                k @ w["to_k_.3.bias"],
-                v.new_zeros(len(v)),
-            ]
-        ),
-        "w_q": q @ w["to_q_.3.weight"],
-        "w_k": k @ w["to_k_.3.weight"],
+        "w_in": torch.cat([w1, w_first, *w_others]),
+        "b_in": torch.cat([b1, w_first @ b2, *zeros]),
+        "w_branch": w_first @ w2,
     }
 
 
-def _norm(attn: nn.Module, branch: str) -> tuple[str, float, float]:
-    """What :func:`ln_leaky_relu` needs to know of a branch's LayerNorm and LeakyReLU."""
-    norm, activation = attn.get_submodule(f"{branch}.1"), attn.get_submodule(f"{branch}.2")
-    return branch, norm.eps, activation.negative_slope  # type: ignore[return-value]
-
-
-def _versions(weights: Mapping[str, Tensor]) -> list[int]:
-    """How often each weight was changed in place; tensors of inference mode do not count that."""
-    return [0 if weight.is_inference() else weight._version for weight in weights.values()]
+def _is_followed(x: Tensor) -> bool:
+    """Whether operations may be recorded, traced or transformed, which writing into what is there would break."""
+    return (
+        torch.is_grad_enabled()
+        or torch.compiler.is_compiling()
+        or torch._C._functorch.is_functorch_wrapped_tensor(x)
+    )

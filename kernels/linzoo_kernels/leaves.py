@@ -40,7 +40,7 @@ def official_weights(attn: nn.Module) -> dict[str, Tensor]:
             ``to_k_``, which are Linear, LayerNorm, LeakyReLU, Linear, or both the identity.
 
     Raises:
-        FuseError: a leaf is something else (an adapter, a quantised layer), or is offloaded.
+        FuseError: a leaf is something else (an adapter, a quantised layer), or under a hook.
     """
     weights: dict[str, Tensor] = {}
     layout = _WITHOUT if type(child(attn, ["to_q_"])) is nn.Identity else _WITH_BRANCHES
@@ -48,11 +48,17 @@ def official_weights(attn: nn.Module) -> dict[str, Tensor]:
         leaf = child(attn, name.split("."))
         if leaf is None or type(leaf) is not kind:
             raise FuseError(_of_another_kind(name, leaf, kind))
+        if is_hooked(leaf):
+            raise FuseError(
+                f"{name} is under a hook (sequential or leaf-level offloading, layer-wise casting), which acts when {name} is "
+                "called, and a fused layer does not call it. Leave the layer unfused, or offload the model as a whole "
+                "(enable_model_cpu_offload)."
+            )
         present = {key: weight for key, weight in leaf._parameters.items() if weight is not None}
         if tuple(present) != keys:
             raise FuseError(f"{name} has {_names(present)}; in the official layout it has {_names(keys)}.")
         for key, weight in present.items():
-            _check(f"{name}.{key}", weight, leaf)
+            _check(f"{name}.{key}", weight)
             weights[f"{name}.{key}"] = weight
     return weights
 
@@ -69,12 +75,13 @@ def child(attn: nn.Module, path: Iterable[str]) -> nn.Module | None:
     return module
 
 
-def _check(name: str, weight: Tensor, leaf: nn.Module) -> None:
-    if weight.is_meta and hasattr(leaf, "_hf_hook"):
-        raise FuseError(
-            f"{name} is in memory only while it is used (sequential offloading). Leave the layer unfused, or offload the model as a whole "
-            "(enable_model_cpu_offload)."
-        )
+def is_hooked(module: nn.Module) -> bool:
+    """Whether something else is called in place of the module's own ``forward``, as hooks of libraries arrange it."""
+    forward = vars(module).get("forward")
+    return forward is not None and getattr(forward, "__func__", None) is not type(module).forward
+
+
+def _check(name: str, weight: Tensor) -> None:
     if type(weight) is not nn.Parameter or weight.dtype not in _PRECISIONS:
         raise FuseError(
             f"{name} is quantised ({type(weight).__name__} of {weight.dtype}), and its products would not be. Leave the "

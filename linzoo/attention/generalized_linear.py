@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from linzoo_kernels import FuseError, fuse_projections, linear_attention, unfuse
 from linzoo_kernels.fuse import FUSED, FusedProjections
+from linzoo_kernels.origin import Watched
 from torch import nn
 
 from linzoo.attention.errors import FoldError
@@ -109,6 +110,4 @@ def _branch(dim: int, mid_dim: int | None) -> nn.Module:
     if mid_dim == NO_BRANCH:
         return nn.Identity()
     width = dim if mid_dim is None else mid_dim
-    return nn.Sequential(
-        nn.Linear(dim, width), nn.LayerNorm(width), nn.LeakyReLU(0.01), nn.Linear(width, dim)
-    )
+    return Watched(nn.Linear(dim, width), nn.LayerNorm(width), nn.LeakyReLU(0.01), nn.Linear(width, dim))

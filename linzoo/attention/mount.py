@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 
 import torch
 from diffusers.models.attention_processor import Attention, FusedAttnProcessor2_0
+from linzoo_kernels.leaves import is_hooked
 from torch import nn
 
 from linzoo.attention.errors import MountError
@@ -200,18 +201,13 @@ def refuse_hooks(
     unet: nn.Module, sites: Mapping[str, nn.Module], what: str = "Load or unload LinFusion"
 ) -> None:
     """Hooks of offloading, layer-wise casting and caches are made for the layers that they were put on."""
-    hooked = [name for name, site in sites.items() if any(map(_has_hooked_forward, site.modules()))]
+    hooked = [name for name, site in sites.items() if any(map(is_hooked, site.modules()))]
     hooked += [name or "The UNet" for name, module in unet.named_modules() if _is_offloaded_as_group(module)]
     if hooked:
         raise MountError(
             f"{hooked[0]} is under an offloading, casting or caching hook. {what} before you "
             "enable offloading, layer-wise casting or caches (or remove those first)."
         )
-
-
-def _has_hooked_forward(module: nn.Module) -> bool:
-    forward = vars(module).get("forward")
-    return forward is not None and getattr(forward, "__func__", None) is not type(module).forward
 
 
 def _is_offloaded_as_group(module: nn.Module) -> bool:

@@ -21,6 +21,7 @@ from diffusers.models.attention_processor import (
 )
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
+from torch.overrides import has_torch_function
 
 from linzoo.attention.errors import UnsupportedAttentionError
 from linzoo.attention.leaves import LEAVES, project
@@ -179,7 +180,9 @@ def _key_bias(attention_mask: torch.Tensor | None, hidden_states: torch.Tensor) 
 
 def _attention_is_skipped(like: torch.Tensor) -> bool:
     """Whether a guider has softmax attention return its values (``PerturbedAttentionGuidance`` does it this way)."""
-    if torch.compiler.is_compiling():
+    if torch.compiler.is_compiling() or not has_torch_function(
+        (like,)
+    ):  # no mode is entered, so nothing is asked
         return False
     probe = like.new_empty(1, 1, 1, 1)
     return F.scaled_dot_product_attention(probe, probe, probe) is probe

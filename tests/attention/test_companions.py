@@ -391,6 +391,14 @@ def test_a_guiders_perturbed_attention_reaches_the_mounted_layers(tmp_path: Path
     assert torch.equal(again, plain)
 
 
+def test_softmax_attention_is_not_called(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some put another in its place, for half precision on a GPU alone."""
+    unet = tiny_unet()
+    layer = next(iter(linzoo.load(unet, write_linfusion(unet, tmp_path)).modules.values()))
+    monkeypatch.delattr(torch.nn.functional, "scaled_dot_product_attention")
+    layer(torch.randn(2, 9, layer.query_dim))
+
+
 def test_self_attention_guidance_is_refused(tmp_path: Path) -> None:
     from diffusers import StableDiffusionSAGPipeline
 

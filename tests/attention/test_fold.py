@@ -216,6 +216,32 @@ def test_a_lora_fused_into_the_weights_and_unloaded_is_noticed(tmp_path: Path, l
     assert gap(draw(pipe), fused) < 1e-5
 
 
+@pytest.mark.parametrize("leaf", ["to_q_.0", "to_k_.3"])
+def test_a_lora_fused_into_a_branch_and_unloaded_is_noticed_also_in_copies(tmp_path: Path, leaf: str) -> None:
+    original, _ = folded(tmp_path)
+    for unet in (copy.deepcopy(original), pickle.loads(pickle.dumps(original)), original):
+        run(unet)
+        unet.add_adapter(LoraConfig(r=2, target_modules=[leaf], init_lora_weights=False))
+        unet.fuse_lora()
+        unet.unload_lora()
+        with pytest.raises(FoldError, match="weights have changed"):
+            run(unet)
+        if unet is not original:
+            run(original)
+
+
+def test_a_lora_fused_into_the_last_layer_and_unloaded_is_in_no_product(tmp_path: Path) -> None:
+    unet, handle = folded(tmp_path)
+    student = run(unet)
+    unet.add_adapter(LoraConfig(r=2, target_modules=["attn1.to_out.0"], init_lora_weights=False))
+    unet.fuse_lora()
+    unet.unload_lora()
+    changed = run(unet)
+    assert relative(changed, student) > 1e-3
+    handle.unfold()
+    assert relative(changed, run(unet)) < 1e-5
+
+
 def test_a_lora_that_came_in_disabled_is_refused_at_its_end_and_the_layers_are_mounted(
     tmp_path: Path,
 ) -> None:
@@ -258,6 +284,18 @@ def test_gradients_of_the_tokens_flow(tmp_path: Path) -> None:
             loss = unet(latents, torch.tensor(1), torch.ones(1, 5, CONTEXT)).sample.square().sum()
         gradients.append(torch.autograd.grad(loss, latents)[0])
     assert 0 < relative(*gradients) < 1e-5
+
+
+def test_what_was_folded_in_inference_mode_has_gradients(tmp_path: Path) -> None:
+    unet = tiny_unet()
+    handle = linzoo.load(unet, write_linfusion(unet, tmp_path))
+    unet.requires_grad_(False)
+    with torch.inference_mode():
+        handle.fold()
+    layer = first(handle)
+    with torch.enable_grad():
+        x = torch.randn(1, 9, layer.query_dim, requires_grad=True)
+        assert torch.autograd.grad(layer(x).sum(), x)[0].isfinite().all()
 
 
 def test_folded_layers_follow_the_unet_to_another_precision(tmp_path: Path) -> None:
@@ -319,12 +357,26 @@ def test_fold_before_offloading(tmp_path: Path) -> None:
         late.fold()
 
 
-def test_sequential_offloading_of_a_folded_layer_is_refused(tmp_path: Path) -> None:
+def by_layer(unet: torch.nn.Module) -> None:
     from accelerate import cpu_offload
 
-    unet, _ = folded(tmp_path)
     cpu_offload(unet, torch.device("cpu"), offload_buffers=True)
-    with pytest.raises(FoldError, match=r"in memory only while.*enable_model_cpu_offload"):
+
+
+@pytest.mark.parametrize(
+    "hook",
+    [
+        by_layer,
+        lambda unet: unet.enable_group_offload(*[torch.device("cpu")] * 2, offload_type="leaf_level"),
+        lambda unet: unet.enable_layerwise_casting(torch.float8_e4m3fn, torch.float32),
+    ],
+)
+def test_hooks_on_the_leaves_of_a_folded_layer_are_refused(
+    tmp_path: Path, hook: Callable[[torch.nn.Module], None]
+) -> None:
+    unet, _ = folded(tmp_path)
+    hook(unet)
+    with pytest.raises(FoldError, match=r"under a hook \(sequential.*enable_model_cpu_offload"):
         run(unet)
 
 
@@ -376,9 +428,14 @@ def test_a_folded_layer_compiles_as_one_graph(tmp_path: Path) -> None:
     handle.unfold()
     torch.testing.assert_close(compiled(x), want)
     handle.fold()
-    unet.add_adapter(LoraConfig(r=2, target_modules=["to_v"], init_lora_weights=False))
-    with pytest.raises(Exception, match="carries an adapter"):
-        compiled(x)
+    torch.testing.assert_close(compiled(x), want)
+    for leaf, message in (("to_k_.0", "weights have changed"), ("to_v", "carries an adapter")):
+        unet.add_adapter(LoraConfig(r=2, target_modules=[leaf], init_lora_weights=False))
+        if message == "weights have changed":
+            unet.fuse_lora()
+            unet.unload_lora()
+        with pytest.raises(Exception, match=message):
+            compiled(x)
     torch._dynamo.reset()
 
 

@@ -419,7 +419,7 @@ def test_forward_hooks_stay_through_mounting(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("step", "call"), [("_equal", 10), ("replace_base", 6), ("_mount_layer", 3), ("_has_hooked_forward", 8)]
+    ("step", "call"), [("_equal", 10), ("replace_base", 6), ("_mount_layer", 3), ("is_hooked", 8)]
 )
 def test_mount_is_all_or_nothing_when_it_fails_in_the_middle(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str, call: int

@@ -75,7 +75,7 @@ class Session:
     def reject(self, shape: Shape, provider: str, mode: str, problem: str) -> None:
         """Remember a wrong result; there is no row for it."""
         self.red.append(f"{provider}, {mode}, {shape.name}: {problem}")
-        self.say(f"{shape.name}  {mode}  {provider}: WRONG, not timed: {problem}")
+        self.say(f"{shape.name}  {mode}  {provider}: NOT TIMED: {problem}")
 
     @contextlib.contextmanager
     def guarded(self, shape: Shape, provider: str, function: str, mode: str) -> Iterator[None]:

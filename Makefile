@@ -4,7 +4,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 RESULTS := benchmarks/results
-# The peer that the kernels are compared with: on no package index, and as it was when its benchmark was published.
+# The peers that the kernels are compared with. fbi_la is on no package index, and is as it was when its benchmark was
+# published; the pack does without a peer that cannot be had.
+FLA ?= fla-core==0.6.0
 FBI_LA ?= https://github.com/fla-org/flash-bidirectional-linear-attention
 FBI_LA_COMMIT ?= f075860
 
@@ -55,11 +57,11 @@ bench-convert: $(READY) ## Memory and time of convert against cp and against dif
 	$(BIN)/linzoo bench convert --out $(RESULTS)/convert-cpu.csv
 
 gpu-pack: $(READY) ## Collect in out/gpu what benchmarks/on_gpu.sh needs on a machine without a network (Python 3.12).
-	$(BIN)/python -m linzoo_recipes.mini fetch --out out/gpu
 	$(BIN)/python -m pip download --quiet --no-deps --only-binary=:all: --python-version 3.12 --dest out/gpu/wheels \
 	  --constraint requirements.lock diffusers resvg-py ml-dtypes pluggy
-	-$(BIN)/python -m pip download --quiet --no-deps --dest out/gpu/wheels fla-core
+	-$(BIN)/python -m pip download --quiet --no-deps --dest out/gpu/wheels $(FLA)
 	-test -d out/gpu/peers || git clone --quiet $(FBI_LA) out/gpu/peers && git -C out/gpu/peers checkout --quiet $(FBI_LA_COMMIT)
+	$(BIN)/python -m linzoo_recipes.mini fetch --out out/gpu
 
 lock: $(READY) ## Write requirements.lock from the environment.
 	{ head -n 1 requirements.lock; \

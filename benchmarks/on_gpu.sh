@@ -21,7 +21,6 @@ cd "$(dirname "$0")/.."
 work=out/gpu
 export PYTHONPATH="$PWD:$PWD/kernels:$PWD/benchmarks:$PWD/plugins:$PWD/recipes:$PWD/$work/peers:$PWD/$work/site"
 export HF_HUB_OFFLINE=1 HF_HUB_DISABLE_TELEMETRY=1 OMP_WAIT_POLICY=PASSIVE PYTHONUNBUFFERED=1
-export PYTORCH_ALLOC_CONF=expandable_segments:True
 
 # Beside what the machine has, and without dependencies: its torch is its own, which nothing may replace.
 test -d "$work/site" || python3 -m pip install --quiet --no-index --no-deps --no-compile --no-cache-dir \

@@ -22,12 +22,12 @@ from linzoo_kernels.torch_ops import accumulation_dtype
 
 def linear_attention_state(k: Tensor, v: Tensor, heads: int, num_splits: int = 0) -> Tensor:
     """The sums over the keys, (B, H, d*d + d); the tokens in ``num_splits`` parts, 0 for as many as suit the device."""
-    return _state(k, v, heads, num_splits)  # type: ignore[no-any-return]
+    return _call(_state, k, v, heads, num_splits)  # type: ignore[no-any-return]
 
 
 def apply_state(q: Tensor, sums: Tensor, count: int, heads: int, eps: float, num_splits: int = 0) -> Tensor:
     """What the queries read from the ``sums`` over ``count`` keys, (B, Lq, H*d)."""
-    return _apply(q, sums, count, heads, eps, num_splits)  # type: ignore[no-any-return]
+    return _call(_apply, q, sums, count, heads, eps, num_splits)  # type: ignore[no-any-return]
 
 
 def linear_attention(q: Tensor, k: Tensor, v: Tensor, heads: int, eps: float, num_splits: int = 0) -> Tensor:
@@ -41,9 +41,21 @@ def ln_leaky_relu(
 ) -> Tensor:
     """See :func:`linzoo_kernels.ln_leaky_relu`."""
     if out is None:
-        return _norm(x, weight, bias, eps, slope)  # type: ignore[no-any-return]
+        return _call(_norm, x, weight, bias, eps, slope)  # type: ignore[no-any-return]
     _norm_out(x, weight, bias, eps, slope, out)
     return out
+
+
+def _call(operator: Any, *args: Any) -> Any:
+    """``operator(*args)``; past torch's autograd layer, which is Python and takes 10 us a call, where nothing is recorded."""
+    if (
+        torch.compiler.is_compiling()
+        or torch._C._functorch.peek_interpreter_stack() is not None
+        or (torch.is_grad_enabled() and any(isinstance(x, Tensor) and x.requires_grad for x in args))
+    ):
+        return operator(*args)
+    with torch._C._AutoDispatchBelowAutograd():
+        return operator(*args)
 
 
 def _define(schema: str, compute: Callable[..., Any], fake: Callable[..., Any]) -> Any:
@@ -107,7 +119,7 @@ def _save_state_inputs(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> Non
 
 
 def _differentiate_state(ctx: Any, dsums: Tensor) -> tuple[Tensor | None, ...]:
-    dk, dv = _state_backward(*ctx.saved_tensors, dsums, ctx.heads, ctx.num_splits)
+    dk, dv = _call(_state_backward, *ctx.saved_tensors, dsums, ctx.heads, ctx.num_splits)
     return dk, dv, None, None
 
 
@@ -118,7 +130,7 @@ def _save_apply_inputs(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> Non
 
 def _differentiate_apply(ctx: Any, do: Tensor) -> tuple[Tensor | None, ...]:
     q, sums = ctx.saved_tensors
-    dq, dsums = _apply_backward(q, sums, do, *ctx.options)
+    dq, dsums = _call(_apply_backward, q, sums, do, *ctx.options)
     return dq, dsums, None, None, None, None
 
 

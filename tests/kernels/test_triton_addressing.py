@@ -56,6 +56,7 @@ def test_rows_farther_apart_than_offsets_reach_are_copied(device: str) -> None:
     q, k, v, do = randoms(*[(1, 5, 32)] * 4, dtype=torch.float32, device=device)
     far = torch.empty(5 * 2**25, device=device).as_strided((1, 5, 32), (0, 2**25, 1)).copy_(k)
     assert far.stride(1) > launch.FARTHEST_ROW
+    assert launch._rows(far).stride(1) == 32
     assert torch.equal(forward(q, far, v, 1), forward(q, k, v, 1))
     for moved, plain in zip(backward(q, far, v, do, 1), backward(q, k, v, do, 1), strict=True):
         assert torch.equal(moved, plain)

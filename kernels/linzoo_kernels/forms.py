@@ -7,9 +7,11 @@
 ``out = A blockstack_h(KV_h Wo_h^T) / count + bo`` with ``A = phi(Q) / z``, so ``to_out`` is part of the state. 4 C d
 multiplications a token less (d the width of a head), for 4 C^2 d more a batch element. And q and k need not exist as a
 whole either: the tokens are worked through twice in pieces that stay in a CPU's cache, once for the state and once for the
-output, with no more memory than that of tokens and output. On a CPU from about 3 C tokens on it takes half
-the memory and at most the time of the merged form, give or take what a busy machine's clock can tell (``linzoo bench layer
---form folded-merged --form folded-value-free``); below, its C x C matrices cost more than they save.
+output, with no more memory than that of tokens and output. On a CPU from about 3 C tokens on it takes less memory (41 %
+of the merged form's at 16,384 tokens and C = 320, 64 % at 4,096 and C = 640) and, within what a busy machine's clock can
+tell, the same time: 0.79 to 1.04 of the merged form's (least thread time of interleaved
+runs, one thread, float32; C = 320, 640, 1280; 1,024 to 16,384 tokens; B = 1, 2). So it is chosen for its memory. With fewer
+tokens its C x C matrices cost more than they save: 0.99 to 1.11 with 0.8 to 1.6 C tokens.
 
 On a GPU the merged form is taken. The features phi(K) and A would have to be written to memory and read again, unless
 a matrix product made them as it reads its operand, which the libraries' products cannot: 1 unit of memory traffic more
@@ -32,7 +34,7 @@ Form = Literal["merged", "value-free"]
 FORMS: tuple[Form, ...] = get_args(Form)
 
 TOKENS_PER_CHANNEL = 3
-"""On a CPU, from how many tokens a channel the value-free form is the faster one."""
+"""On a CPU, from how many tokens a channel the value-free form costs no time."""
 
 PIECE = 2**20
 """Elements of a piece of the tokens in the value-free form: 4 MB of float32."""
@@ -42,7 +44,7 @@ Project = Callable[[Tensor], Tensor]
 
 
 def choose_form(device_type: str, dtype: torch.dtype, tokens: int, channels: int) -> Form:
-    """The faster form, as measured: on a CPU in float32, see above; where nothing is measured the merged one.
+    """The form that takes less memory where it takes no more time: measured on a CPU in float32, see above; else merged.
 
     The number of heads and the width of the branches f and g make no difference.
     """

@@ -102,6 +102,8 @@ def test_peak_memory_and_softmax() -> None:
     rows = layers("sd15", 2.0, 1.1)
     text = "peak memory of a layer, folded over official, L >= 16,384"
     assert verdict_on(text, rows).cells()[1:] == ("≤ 50%", "55%", "MISSED")
+    unknown = [dataclasses.replace(each, tokens=2**22, peak_mb=None) for each in rows[:2]]
+    assert verdict_on(text, [*rows, *unknown]).worst == pytest.approx(0.55)
     pair = [
         row(name, (2, 4096, 10, 64), time, kernel="layer") for name, time in (("folded", 1), ("softmax", 1.2))
     ]

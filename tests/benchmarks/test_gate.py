@@ -27,6 +27,11 @@ class Sabotaged(Provider):
         self.name = name
 
     def run(self, q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
+        if self.name == "gradient of v":
+            v = v.detach() + 0.9 * (v - v.detach())
+        if self.name == "nan in gradient of v":
+            v = v.clone()
+            v.register_hook(lambda gradient: gradient * torch.nan)
         o = linzoo_kernels.linear_attention(
             q, k, v, heads=heads, backend="torch", eps=1e-6 if self.name == "epsilon" else 1e-4
         )
@@ -74,6 +79,12 @@ def test_a_wrong_gradient_is_seen_though_the_forward_is_right() -> None:
     verdict = check(bad, inputs, backward=True)
     assert verdict.error == pytest.approx(0.1, rel=0.01)
     assert "off by 1.0e-01" in str(verdict.problem)
+
+
+def test_one_wrong_gradient_is_enough() -> None:
+    inputs = draw(SHAPE, torch.float32, CPU)
+    assert check(Sabotaged("gradient of v"), inputs, backward=True).error == pytest.approx(0.1, rel=0.01)
+    assert "NaN" in str(check(Sabotaged("nan in gradient of v"), inputs, backward=True).problem)
 
 
 def test_half_precision_hides_an_epsilon_and_the_probe_does_not() -> None:

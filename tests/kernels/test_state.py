@@ -38,6 +38,15 @@ def test_states_of_parts_add_up(backend: str) -> None:
     torch.testing.assert_close(apply_state(q, state, backend=backend), attend(q, k, v, 2), **EXACT)
 
 
+@pytest.mark.parametrize("backend", ["torch", TRITON])
+def test_a_float32_state_is_read_in_the_precision_of_float64_queries(backend: str) -> None:
+    q, k, v = tensors(2, 9, 2, 8)
+    state = linear_attention_state(k.float(), v.float(), heads=2)
+    exact = LinearState(state.sums.double(), state.count, state.head_dim)
+    want = apply_state(q, exact, eps=0.5, backend="reference")
+    torch.testing.assert_close(apply_state(q, state, eps=0.5, backend=backend), want, **EXACT)
+
+
 def test_gradients_through_a_sum_of_states() -> None:
     q, k, v = tensors(1, 6, 2, 3, grad=True)
     states = [

@@ -54,6 +54,7 @@ def test_rows_of_several_machines_and_runs_are_not_mixed() -> None:
         row("folded", (1, 64, 10, 64), 1.0, kernel="layer", device="NVIDIA H200"),
         row("softmax", (1, 64, 10, 64), 2.0, kernel="layer", device="NVIDIA A100"),
         row("folded", (1, 64, 10, 64), 1.0, kernel="layer", device="NVIDIA A100", timestamp="later"),
+        row("folded", (1, 64, 10, 64), 1.0, kernel="layer", device="NVIDIA A100", dtype="float16"),
     ]
     assert len(tables([each for each in rows if "H200" not in each.device])) == 1
     both = [

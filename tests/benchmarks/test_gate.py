@@ -138,3 +138,10 @@ def test_the_probe_runs_once_for_each_width_of_heads(tmp_path: Path, monkeypatch
 def test_inputs_are_fresh_each_time() -> None:
     first, second = (draw(SHAPE, torch.float32, CPU) for _ in range(2))
     assert not torch.equal(first.q, second.q)
+
+
+@pytest.mark.parametrize(("dtype", "low"), [(torch.float32, -4), (torch.float16, 0)])
+def test_epsilon_counts_for_every_second_query_in_float32(dtype: torch.dtype, low: float) -> None:
+    q = draw(Shape("long", 1, 2000, 2, 16), dtype, CPU).q.float()
+    assert q[:, ::2].mean() == pytest.approx(low, abs=0.1)
+    assert q[:, 1::2].mean() == pytest.approx(0, abs=0.1)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from linzoo_benchmarks.errors import BenchmarkError
-from linzoo_benchmarks.rows import COLUMNS, Row, RowFile, read_rows
+from linzoo_benchmarks.rows import COLUMNS, Row, RowFile, pairs, read_rows
 from made_up import row
 
 SIZES = (2, 4096, 10, 64)
@@ -79,6 +80,27 @@ def test_a_file_of_something_else_is_left_alone(tmp_path: Path) -> None:
     with pytest.raises(BenchmarkError, match="other columns"):
         RowFile(path)
     assert path.read_text() == "my,own\nimportant,notes"
+
+
+def test_every_row_is_on_the_disk_before_the_next_is_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes: list[int] = []
+    monkeypatch.setattr(os, "fsync", lambda file: sizes.append(os.fstat(file).st_size))
+    file = RowFile(tmp_path / "rows.csv")
+    for _ in range(2):
+        file.append(FULL)
+        assert sizes[-1] == file.path.stat().st_size
+    assert len(sizes) == 3
+
+
+def test_pairs_are_of_one_kernel_mode_and_shape() -> None:
+    rows = [
+        row("triton", SIZES, 1.0, **changes) for changes in ({}, {"mode": "backward"}, {"kernel": "layer"})
+    ]
+    other = row("eager", SIZES, 2.0, mode="backward")
+    rows += [other, row("eager", (1, *SIZES[1:]), 2.0)]
+    assert pairs(rows, "triton", "eager") == [(rows[1], other)]
 
 
 def test_another_csv_is_no_result(tmp_path: Path) -> None:

@@ -87,7 +87,10 @@ def one_process(rank: int, store: dist.TCPStore) -> tuple[int, Tensor, tuple[Ten
     """Attend from the process's own queries to the keys of both, and back."""
     dist.init_process_group("gloo", store=store, rank=rank, world_size=2)
     q, k, v = (x[:, TOKENS[rank]].clone().requires_grad_() for x in tensors(2, 12, 2, 3))
-    state = linear_attention_state(k, v, heads=2).all_reduce()
+    own = linear_attention_state(k, v, heads=2)
+    before = own.sums.detach().clone()
+    state = own.all_reduce()
+    assert torch.equal(own.sums, before)
     out = apply_state(q, state)
     gradients = torch.autograd.grad(loss(out, TOKENS[rank]), (q, k, v))
     dist.barrier()

@@ -54,6 +54,7 @@ def test_tokens_of_sdxl_at_1024_pixels() -> None:
 def test_every_shape_of_the_issue_is_there_once() -> None:
     names = [shape.name for shape in all_shapes()]
     assert len(names) == len(set(names)) == 10 * len(PIXELS) * 2 + len(FBI_LA)
+    assert names[0] == "sdxl-0-4096px-b2"
     assert {shape.batch for shape in all_shapes()} == {1, 2, 8}
     assert all(shape.batch == 8 and shape.channels == 1024 for shape in FBI_LA)
 

@@ -72,7 +72,11 @@ class Gpu:
         monkeypatch.setattr(timing, "_cache_filler", lambda device: Filler())
 
     def task(self, name: str) -> Task:
-        return Task(lambda _: self.done.append(name), prepare=lambda: self.done.append(f"prepare {name}"))
+        def run(_: object) -> None:
+            self.done.append(name)
+            time.sleep(0.002)
+
+        return Task(run, prepare=lambda: self.done.append(f"prepare {name}"))
 
 
 def test_a_gpu_is_kept_busy_until_the_call_is_queued(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -84,7 +88,7 @@ def test_a_gpu_is_kept_busy_until_the_call_is_queued(monkeypatch: pytest.MonkeyP
     assert gpu.done == warm_up + [*once[0], *once[1], "wait", "wait"] * FEWEST
     assert found["a"].median == 2
     assert found["b"].host is not None
-    assert 0 < found["b"].host < 50
+    assert 2 <= found["b"].host < 200
 
 
 def test_a_graph_is_captured_once_and_then_replayed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -81,6 +81,18 @@ def test_a_wrong_gradient_is_seen_though_the_forward_is_right() -> None:
     assert "off by 1.0e-01" in str(verdict.problem)
 
 
+@pytest.mark.parametrize("mode", ["backward", "forward+backward"])
+def test_both_modes_with_gradients_check_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str
+) -> None:
+    monkeypatch.setattr("linzoo_benchmarks.session.measure_ceilings", lambda *_: Ceilings(10.0, 0.1))
+    with pytest.raises(BenchmarkError, match="gradient"):
+        kernels.run(
+            [SHAPE], device=CPU, dtype=torch.float32, out=tmp_path / "rows.csv", say=lambda _: None,
+            providers=[Sabotaged("gradient")], modes=[mode],
+        )  # fmt: skip
+
+
 def test_one_wrong_gradient_is_enough() -> None:
     inputs = draw(SHAPE, torch.float32, CPU)
     assert check(Sabotaged("gradient of v"), inputs, backward=True).error == pytest.approx(0.1, rel=0.01)

@@ -416,6 +416,13 @@ def test_to_fold_is_all_or_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         handle.fold()
     assert not handle.folded
     assert not any("fused" in name for name, _ in unet.named_modules())
+    monkeypatch.undo()
+    handle.fold()
+    last.folded.expire()
+    monkeypatch.setattr(generalized_linear, "fuse_projections", no_room)
+    with pytest.raises(MemoryError):
+        handle.fold()
+    assert [layer.folded is None for layer in handle.modules.values()] == [False] * (SD_SITES - 1) + [True]
 
 
 def test_a_folded_layer_compiles_as_one_graph(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+import weakref
 from collections.abc import Callable
 
 import pytest
@@ -13,7 +14,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from linzoo_benchmarks.official import official_attention
 from linzoo_benchmarks.traffic import Traffic
-from linzoo_kernels import FuseError, forms, fuse_projections, linear_attention, unfuse, use_backend
+from linzoo_kernels import (
+    FuseError,
+    LinearState,
+    apply_state,
+    forms,
+    fuse_projections,
+    linear_attention,
+    linear_attention_state,
+    unfuse,
+    use_backend,
+)
 from linzoo_kernels.forms import FORMS, Form, choose_form
 from linzoo_kernels.fuse import FusedProjections
 from torch import Tensor, nn
@@ -112,6 +123,41 @@ def test_tokens_may_be_a_slice_of_others(mid_dim: int) -> None:
         before = x.clone()
         torch.testing.assert_close(fused(x), layer(x), atol=1e-6, rtol=1e-5)
         assert torch.equal(x, before)
+
+
+@torch.no_grad()
+def test_keys_and_values_are_gone_before_the_queries_are_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    fused, seen = fuse_projections(Layer()), []
+
+    def state(k: Tensor, v: Tensor, heads: int) -> LinearState:
+        assert k.untyped_storage().data_ptr() == v.untyped_storage().data_ptr()
+        seen.extend([weakref.ref(k), weakref.ref(v)])
+        return linear_attention_state(k, v, heads=heads)
+
+    def apply(q: Tensor, state: LinearState) -> Tensor:
+        assert [each() for each in seen] == [None, None]
+        return apply_state(q, state)
+
+    monkeypatch.setattr("linzoo_kernels.fuse.linear_attention_state", state)
+    monkeypatch.setattr("linzoo_kernels.fuse.apply_state", apply)
+    fused(tokens(), form="merged")
+    assert len(seen) == 2
+
+
+@pytest.mark.parametrize("form", FORMS)
+@torch.no_grad()
+def test_constants_are_the_layers_own(form: Form) -> None:
+    layer = Layer()
+    layer.to_q_[1].eps, layer.to_k_[1].eps = 0.5, 0.1
+    layer.to_q_[2].negative_slope, layer.to_k_[2].negative_slope = 0.3, 0.6
+    assert relative(fuse_projections(layer)(tokens(), form=form), layer(tokens())) <= 1e-6
+
+
+@torch.no_grad()
+def test_a_removed_hook_is_no_obstacle() -> None:
+    layer = Layer()
+    layer.to_q.forward = layer.to_q.forward  # what diffusers leaves behind
+    fuse_projections(layer).check(layer)
 
 
 @torch.no_grad()

@@ -147,6 +147,18 @@ def test_the_probe_runs_once_for_each_width_of_heads(tmp_path: Path, monkeypatch
     assert provider.calls.count(torch.float32) == 2
 
 
+@pytest.mark.parametrize(("mode", "timed"), [("forward", 1), ("backward", 0), ("forward+backward", 1)])
+def test_the_forward_before_a_backward_is_not_timed(mode: str, timed: int) -> None:
+    provider = Counting("sound")
+    provider.calls = []
+    task = kernels._task(provider, draw(SHAPE, torch.float32, CPU), mode)
+    made = task.prepare()
+    before = len(provider.calls)
+    result = task.run(made)
+    assert len(provider.calls) == before + timed
+    assert len(result) == (SHAPE.batch if mode == "forward" else 3)
+
+
 def test_inputs_are_fresh_each_time() -> None:
     first, second = (draw(SHAPE, torch.float32, CPU) for _ in range(2))
     assert not torch.equal(first.q, second.q)

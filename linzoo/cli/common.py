@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import click
 
-from linzoo.errors import LinzooError
+from linzoo.errors import LinzooError, UsageError
 
 if TYPE_CHECKING:
     from linzoo.registry import Registry
@@ -71,11 +71,11 @@ def _shared_options() -> list[click.Option]:
 
 
 class FailedError(click.ClickException):
-    """A :class:`LinzooError` on its way out of the command line, with its own exit code."""
+    """An error that the user can act on, on its way out of the command line, with its own exit code."""
 
-    def __init__(self, error: LinzooError, verbose: bool) -> None:
+    def __init__(self, error: Exception, exit_code: int, verbose: bool) -> None:
         super().__init__(str(error))
-        self.exit_code = error.exit_code  # type: ignore[misc]  # click reads it from the instance
+        self.exit_code = exit_code  # type: ignore[misc]  # click reads it from the instance
         self.trace = "".join(traceback.format_exception(error)) if verbose else ""
 
     def show(self, file: Any = None) -> None:
@@ -97,7 +97,17 @@ class Command(click.Command):
         try:
             return super().invoke(context)
         except LinzooError as error:
-            raise FailedError(error, context.ensure_object(State).verbose) from error
+            raise FailedError(error, error.exit_code, context.ensure_object(State).verbose) from error
+        except RuntimeError as error:
+            if not _names_a_backend(error):
+                raise
+            raise FailedError(error, UsageError.exit_code, context.ensure_object(State).verbose) from error
+
+
+def _names_a_backend(error: RuntimeError) -> bool:
+    """Whether ``LINZOO_KERNELS`` asked for what the kernels, which have errors of their own, cannot do."""
+    kernels = sys.modules.get("linzoo_kernels")  # not imported here: it imports torch
+    return kernels is not None and isinstance(error, kernels.BackendError)
 
 
 class Group(click.Group):

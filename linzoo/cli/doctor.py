@@ -25,7 +25,7 @@ DTYPES = ("float32", "float16", "bfloat16", "float8_e4m3fn")
 def doctor(state: State, as_json: bool) -> None:
     """Print a block of facts to paste in a bug report.
 
-    Versions, devices, dtypes, Triton, plugins, and whether the Hub is used.
+    Versions, devices, dtypes, Triton, the kernels' backend, plugins, and whether the Hub is used.
 
     \b
     Example:
@@ -41,6 +41,7 @@ def doctor(state: State, as_json: bool) -> None:
         "packages": {name: _version(name) for name in PACKAGES},
         "devices": _devices(),
         "triton": _triton(),
+        "kernels": _kernels(),
         "hub": _hub(),
         "plugins": [
             {"name": status.name, "version": status.version, "state": status.state, "problem": status.problem}
@@ -106,6 +107,22 @@ def _triton() -> str:
     return version if torch.cuda.is_available() else f"{version} (no GPU to run on)"
 
 
+def _kernels() -> str:
+    """What mounted layers compute with, and who chose it."""
+    try:
+        import torch
+        from linzoo_kernels import dispatch
+    except ImportError as error:
+        return f"cannot be imported: {error}"
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        asked = dispatch.requested("auto")
+        chosen = dispatch.choose("auto", device, lambda: None)
+    except dispatch.BackendError as error:
+        return str(error)
+    return f"{chosen} on {device.type} ({'automatic' if asked == 'auto' else dispatch.VARIABLE})"
+
+
 def _hub() -> str:
     offline = any(os.environ.get(name, "").lower() in {"1", "true", "yes", "on"}
                   for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"))  # fmt: skip
@@ -119,7 +136,7 @@ def _lines(facts: dict[str, Any]) -> list[str]:
     for device in facts["devices"]:
         detail = device.get("problem") or f"{device['what']}; {', '.join(device['dtypes'])}"
         lines.append(f"device {device['name']}: {detail}")
-    lines += [f"triton backend: {facts['triton']}", f"hub: {facts['hub']}"]
+    lines += [f"triton backend: {facts['triton']}", f"kernels: {facts['kernels']}", f"hub: {facts['hub']}"]
     for plugin in facts["plugins"]:
         problem = f" ({plugin['problem']})" if plugin["problem"] else ""
         lines.append(f"plugin {plugin['name']} {plugin['version']}: {plugin['state']}{problem}")

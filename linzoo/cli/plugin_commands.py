@@ -75,7 +75,7 @@ class RootGroup(Group):
         try:
             return super().invoke(context)
         except LinzooError as error:
-            raise FailedError(error, verbose=False) from error
+            raise FailedError(error, error.exit_code, verbose=False) from error
 
     @cached_property
     def _from_plugins(self) -> dict[str, PluginCommand]:

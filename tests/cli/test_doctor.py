@@ -46,3 +46,20 @@ def test_says_so_where_triton_is_missing(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr("linzoo.cli.doctor._version", lambda name: None)
     report = json.loads(CliRunner().invoke(main, ["doctor", "--json"]).stdout)
     assert report["triton"] == "not installed"
+
+
+@pytest.mark.parametrize(
+    ("value", "answer"),
+    [
+        ("", "torch on cpu (automatic)"),
+        ("reference", "reference on cpu (LINZOO_KERNELS)"),
+        ("nonsense", "the environment variable LINZOO_KERNELS: there is no backend 'nonsense'."),
+    ],
+)
+def test_says_which_backend_the_kernels_take(
+    monkeypatch: pytest.MonkeyPatch, value: str, answer: str
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setenv("LINZOO_KERNELS", value)
+    report = json.loads(CliRunner().invoke(main, ["doctor", "--json"]).stdout)
+    assert report["kernels"].startswith(answer)

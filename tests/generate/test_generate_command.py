@@ -90,6 +90,18 @@ def test_wrong_usage_ends_with_2(run: object, arguments: list[str], message: str
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("backend", ["nonsense", "triton"])
+def test_a_backend_of_the_kernels_that_cannot_run_is_told_in_words(
+    run: object, linfusion: Path, monkeypatch: pytest.MonkeyPatch, backend: str
+) -> None:
+    monkeypatch.setenv("LINZOO_KERNELS", backend)
+    monkeypatch.setattr("linzoo_kernels.dispatch.device_obstacle", lambda *_: "no GPU here")
+    result = run("tiny", "a cat", "--linfusion", linfusion)
+    assert result.exit_code == 2
+    assert backend in result.stderr
+    assert "Traceback" not in result.stderr
+
+
 def test_a_place_that_cannot_be_written_is_refused_before_drawing(
     run: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -180,9 +180,9 @@ def _key_bias(attention_mask: torch.Tensor | None, hidden_states: torch.Tensor) 
 
 def _attention_is_skipped(like: torch.Tensor) -> bool:
     """Whether a guider has softmax attention return its values (``PerturbedAttentionGuidance`` does it this way)."""
-    if torch.compiler.is_compiling() or not has_torch_function(
-        (like,)
-    ):  # no mode is entered, so nothing is asked
+    if torch.compiler.is_compiling():
+        return False
+    if not has_torch_function((like,)):  # none is entered: no launch for the answer
         return False
     probe = like.new_empty(1, 1, 1, 1)
     return F.scaled_dot_product_attention(probe, probe, probe) is probe

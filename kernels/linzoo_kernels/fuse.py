@@ -122,12 +122,14 @@ class FusedProjections(nn.Module):
         """
         if attn.training:
             raise FuseError(
-                "The layer is in training mode, and the products of its weights cannot be trained."
+                "The layer is in training mode, and products of weights cannot be trained: call eval() on the model, or "
+                "train without them."
             )
         if not self.is_current(attn):
             official_weights(attn)  # says more, if there is more to say
             raise FuseError(
-                "Its weights have changed since it was fused, or were brought to a wider precision."
+                "The weights have changed since the products were made of them, or were brought to a wider precision: make "
+                "the products anew."
             )
 
     def is_current(self, attn: nn.Module) -> bool:

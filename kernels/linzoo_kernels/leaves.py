@@ -51,7 +51,7 @@ def official_weights(attn: nn.Module) -> dict[str, Tensor]:
         if is_hooked(leaf):
             raise FuseError(
                 f"{name} is under a hook (sequential or leaf-level offloading, layer-wise casting), which acts when {name} is "
-                "called, and a fused layer does not call it. Leave the layer unfused, or offload the model as a whole "
+                "called, and products of the weights are computed with instead. Do without them, or offload the model as a whole "
                 "(enable_model_cpu_offload)."
             )
         present = {key: weight for key, weight in leaf._parameters.items() if weight is not None}
@@ -84,16 +84,16 @@ def is_hooked(module: nn.Module) -> bool:
 def _check(name: str, weight: Tensor) -> None:
     if type(weight) is not nn.Parameter or weight.dtype not in _PRECISIONS:
         raise FuseError(
-            f"{name} is quantised ({type(weight).__name__} of {weight.dtype}), and its products would not be. Leave the "
-            "layer unfused, or leave it out of quantisation."
+            f"{name} is quantised ({type(weight).__name__} of {weight.dtype}), and its products would not be. Do "
+            "without them, or leave the layer out of quantisation."
         )
 
 
 def _of_another_kind(name: str, leaf: nn.Module | None, kind: type[nn.Module]) -> str:
     if hasattr(leaf, "base_layer"):
         return (
-            f"{name} carries an adapter (LoRA). Unfuse the layer to use adapters; or fuse the adapter into the weights "
-            "and unload it (fuse_lora, unload_lora_weights), then fuse the layer again."
+            f"{name} carries an adapter (LoRA) or what is left of one, and products are of plain weights. Fuse the adapter "
+            "into the weights (fuse_lora) and take its layers off (unload_lora_weights), or do without the products."
         )
     found = "missing" if leaf is None else f"a {type(leaf).__module__}.{type(leaf).__name__}"
     return f"{name} is {found} and not a torch.nn.{kind.__name__}: only plain layers of the official layout are fused."

@@ -42,12 +42,21 @@ class LinearState:
         Raises:
             ValueError: they differ in batch, heads, head dims, dtype or device.
         """
+        if not isinstance(other, LinearState):
+            return NotImplemented
         if self._kind() != other._kind():
             raise ValueError(
                 f"the left state is {self._kind()} and the right one {other._kind()}: states add up only where batch,"
                 " heads, head dims, dtype and device are the same."
             )
         return LinearState(self.sums + other.sums, self.count + other.count, self.head_dim)
+
+    def __radd__(self, other: int) -> LinearState:
+        """For ``sum(states)``, which starts from 0."""
+        return self if isinstance(other, int) and other == 0 else NotImplemented
+
+    def __repr__(self) -> str:
+        return f"LinearState of {self.count} tokens, {self._kind()}"
 
     def all_reduce(self, group: dist.ProcessGroup | None = None) -> LinearState:
         """The state of the tokens of all processes of ``group``, on every one of them; None is the default group.

@@ -72,8 +72,8 @@ class GeneralizedLinearAttention(MountedAttention):
             output: torch.Tensor = folded(hidden_states, key_weights)
         except FuseError as error:
             raise FoldError(
-                f"A folded layer cannot go on: {error} Call handle.unfold() to use it as it is now, or handle.fold() to "
-                "fold it anew."
+                f"A folded layer cannot go on: {error} (handle.unfold() does without the products, handle.fold() makes them "
+                "anew.)"
             ) from error
         return output
 

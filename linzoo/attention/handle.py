@@ -78,7 +78,7 @@ class Handle:
         return any(layer.folded is not None for layer in foldable(self.modules).values())
 
     def fold(self) -> None:
-        """Make inference faster: let the layers compute with products of their weights, made now and once.
+        """Let the layers compute with products of their weights, made now and once: less memory and memory traffic.
 
         The output is the same up to rounding; the weights, every ``state_dict`` and what ``save_pretrained`` writes are
         the same bits. It costs memory, see docs/mounting.md. Fold when the weights are final: a folded layer whose
@@ -91,7 +91,10 @@ class Handle:
         """
         layers = self.modules
         if not layers:
-            raise MountError("LinFusion is not mounted here now, so there is nothing to fold; load it first.")
+            remedy = "load it again" if self._unloaded else "leave the 'with handle.disabled():' block"
+            raise MountError(
+                f"LinFusion is not mounted here now, so there is nothing to fold; {remedy} first."
+            )
         refuse_hooks(self.unet, layers, "Fold")
         fold(layers)
 
@@ -110,7 +113,7 @@ class Handle:
 
     def __repr__(self) -> str:
         layers = len(self.modules)
-        state = f"{layers} layers linear" if layers else "unloaded"
+        state = f"{layers} layers linear" if layers else ("unloaded" if self._unloaded else "disabled")
         folded = ", folded" if self.folded else ""
         softmax = f", softmax below {self.min_tokens} tokens" if self.min_tokens else ""
         return f"<linzoo.Handle {self.source}: {state} in {type(self.unet).__name__}{folded}{softmax}>"

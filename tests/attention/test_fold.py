@@ -120,7 +120,8 @@ def test_disabled_and_unload_while_folded(tmp_path: Path) -> None:
         assert same(state(unet), stock)
         assert torch.equal(run(unet), teacher)
         assert not handle.folded
-        with pytest.raises(MountError, match="nothing to fold"):
+        assert "disabled" in repr(handle)
+        with pytest.raises(MountError, match=r"leave the 'with handle\.disabled\(\):' block"):
             handle.fold()
         handle.unfold()
     assert handle.folded
@@ -134,7 +135,7 @@ def test_disabled_and_unload_while_folded(tmp_path: Path) -> None:
     assert same(state(unet), stock)
     assert not any("fused" in name for name, _ in unet.named_modules())
     assert repr(handle).endswith("unloaded in UNet2DConditionModel>")
-    with pytest.raises(MountError, match="nothing to fold"):
+    with pytest.raises(MountError, match="nothing to fold; load it again"):
         handle.fold()
 
 

@@ -379,7 +379,7 @@ def hooked(layer: Layer) -> None:
         (in_place, "weights have changed"),
         (loaded, "weights have changed"),
         (lambda layer: layer.fused.expire(), "weights have changed"),
-        (adapted, r"to_v carries an adapter \(LoRA\).*Unfuse"),
+        (adapted, r"to_v carries an adapter \(LoRA\).*unload_lora_weights"),
         (hooked, "to_q is under a hook"),
     ],
 )
@@ -438,7 +438,7 @@ def half_a_branch(layer: Layer) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (adapted, r"to_v carries an adapter .*fuse_lora, unload_lora_weights"),
+        (adapted, r"to_v carries an adapter .*fuse_lora.*unload_lora_weights"),
         (lambda x: setattr(x.to_q, "weight", Quantised(x.to_q.weight)), "to_q.weight is quantised"),
         (lambda x: x.to_k.to(torch.float8_e4m3fn), r"to_k.weight is quantised .*float8_e4m3fn"),
         (hooked, r"to_q is under a hook.*enable_model_cpu_offload"),

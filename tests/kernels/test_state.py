@@ -35,6 +35,7 @@ def test_states_of_parts_add_up(backend: str) -> None:
     ]
     state = parts[0] + parts[1] + parts[2]
     assert state.count == 70
+    assert torch.equal(sum(parts).sums, state.sums)
     torch.testing.assert_close(apply_state(q, state, backend=backend), attend(q, k, v, 2), **EXACT)
 
 
@@ -45,6 +46,16 @@ def test_a_float32_state_is_read_in_the_precision_of_float64_queries(backend: st
     exact = LinearState(state.sums.double(), state.count, state.head_dim)
     want = apply_state(q, exact, eps=0.5, backend="reference")
     torch.testing.assert_close(apply_state(q, state, eps=0.5, backend=backend), want, **EXACT)
+
+
+def test_a_state_adds_up_with_states_alone_and_shows_no_numbers() -> None:
+    _, k, v = tensors(2, 9, 3, 4)
+    state = linear_attention_state(k, v, heads=3)
+    assert repr(state) == "LinearState of 9 tokens, (B, H, d, dv) = (2, 3, 4, 4) torch.float64 on cpu"
+    for other in (1, 0.5, "state"):
+        for left, right in ((state, other), (other, state)):
+            with pytest.raises(TypeError):
+                left + right
 
 
 def test_gradients_through_a_sum_of_states() -> None:

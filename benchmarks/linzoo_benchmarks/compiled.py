@@ -1,7 +1,7 @@
 """What the shipped kernel configs become on a GPU, found out without one: Triton and its own ptxas compile ahead of time.
 
 `python -m linzoo_benchmarks.compiled` prints shared memory, registers, spills and the instructions used, for every config
-and target, writes them as CSV, and exits with 1 where a config breaks a rule of `broken_rules`. It must run in a process
+and target, writes them as CSV where `--out` says, and exits with 1 where a config breaks a rule of `broken_rules`. It must run in a process
 without TRITON_INTERPRET, and with a `TRITON_CACHE_DIR` of its own, since only what is compiled afresh is reported on.
 """
 
@@ -29,7 +29,6 @@ from linzoo_kernels.configs import KernelConfig
 TARGETS = tuple(int(name.removeprefix("sm_")) for name in configs.TARGETS)
 HEAD_DIMS = (32, 40, 64, 80, 128, 160)
 CHANNELS = (320, 640, 1280)
-RESULTS = Path("benchmarks/results/kernels-compiled.csv")
 
 SHARED_PER_PROGRAM = {80: 163 * 1024, 90: 227 * 1024}
 SHARED_PER_SM = {80: 164 * 1024, 90: 228 * 1024}
@@ -183,24 +182,24 @@ def table(reports: Sequence[Report]) -> str:
     """The reports for people: one line a case."""
     lines = [
         f"{'kernel':26} {'width':>5} {'dtype':9} {'target':6} {'rows/warps/stages':>17} {'shared KiB':>10} {'regs':>5} "
-        f"{'spill':>5} {'fit':>7}  instructions"
+        f"{'spill':>5} {'fit':>4} {'planned':>7}  instructions"
     ]
     for r in reports:
         used = [name for name in ("wgmma", "mma_sync", "cp_async") if getattr(r, name)]
         cut = f"{r.block_rows}/{r.num_warps}/{r.num_stages}"
         lines.append(
             f"{r.kernel:26} {r.width:5} {r.dtype:9} {r.target:6} {cut:>17} {r.shared / 1024:10.1f} {r.registers:5} "
-            f"{r.spills:5} {f'{r.programs_per_sm} of {r.planned_per_sm}':>7}  {' '.join([*used, r.precision])}".rstrip()
+            f"{r.spills:5} {r.programs_per_sm:4} {r.planned_per_sm:7}  {' '.join([*used, r.precision])}".rstrip()
         )
     return "\n".join(lines)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Compile everything, print the table, write the CSV, and return 1 if a rule is broken."""
+    """Compile everything, print the table, write the CSV if asked to, and return 1 if a rule is broken."""
     parser = argparse.ArgumentParser(
         prog="python -m linzoo_benchmarks.compiled", description=(__doc__ or "").split("\n")[0]
     )
-    parser.add_argument("--out", type=Path, default=RESULTS, help=f"the CSV file ({RESULTS})")
+    parser.add_argument("--out", type=Path, help="a CSV file to write too")
     parser.add_argument("--width", type=int, nargs="*", default=HEAD_DIMS, help="head dims (all)")
     parser.add_argument(
         "--channels", type=int, nargs="*", default=CHANNELS, help="channels of ln_leaky_relu (all)"
@@ -215,7 +214,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     chosen = parser.parse_args(arguments)
     reports = compile_all(cases(chosen.width, chosen.channels, chosen.dtype, chosen.target), chosen.processes)
     print(table(reports))
-    write_csv(reports, chosen.out)
+    if chosen.out:
+        write_csv(reports, chosen.out)
     broken = [rule for report in reports for rule in broken_rules(report)]
     print("\n".join(broken), file=sys.stderr, end="\n" if broken else "")
     return 1 if broken else 0

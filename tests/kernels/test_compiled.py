@@ -114,7 +114,6 @@ def test_the_csv_and_the_table(tmp_path: Path) -> None:
         "136",
         "0",
         "3",
-        "of",
         "3",
         "wgmma",
         "cp_async",

@@ -14,7 +14,11 @@
 #
 # A part that runs out of time keeps the rows that it has. LINZOO_COMMIT names the commit of a tree without its history.
 set -euo pipefail
-part=${1:?"usage: benchmarks/on_gpu.sh PART OUT"} out=${2:?"usage: benchmarks/on_gpu.sh PART OUT"}
+if [ $# != 2 ]; then
+  echo "usage: benchmarks/on_gpu.sh PART OUT; PART is one of: kernels, layer, tests, peers, more, all, mini" >&2
+  exit 2
+fi
+part=$1 out=$2
 mkdir -p "$out"
 out=$(cd "$out" && pwd)
 cd "$(dirname "$0")/.."
@@ -22,6 +26,10 @@ work=out/gpu
 export PYTHONPATH="$PWD:$PWD/kernels:$PWD/benchmarks:$PWD/plugins:$PWD/recipes:$PWD/$work/peers:$PWD/$work/site"
 export HF_HUB_OFFLINE=1 HF_HUB_DISABLE_TELEMETRY=1 OMP_WAIT_POLICY=PASSIVE PYTHONUNBUFFERED=1
 
+if ! test -d "$work/site" && ! compgen -G "$work/wheels/*.whl" > /dev/null; then
+  echo "out/gpu has no wheels: run 'make gpu-pack' where the network is, and bring out/gpu along to here." >&2
+  exit 2
+fi
 # Beside what the machine has, and without dependencies: its torch is its own, which nothing may replace.
 test -d "$work/site" || python3 -m pip install --quiet --no-index --no-deps --no-compile --no-cache-dir \
   --target "$work/site" "$work"/wheels/*.whl
@@ -50,7 +58,7 @@ report() { within 30 "$1.txt" "${bench[@]}" report "$out/$1.csv" --plot "$out/$1
 kernels() { within "$1" kernels.txt "${bench[@]}" kernels --out "$out/kernels.csv" "${@:2}"; }
 
 run_part() {
-  local ours=(--provider triton --provider torch) published=(--provider eager --provider compile)
+  local ours=(--provider triton --provider torch) published=(--provider eager --provider eager-compiled)
   local softmax=(--provider sdpa-flash --provider sdpa-cudnn)
   local barred=(--shape sdxl-0-1024px-b2 --shape '*-4096px-b2' --shape '*-16384px-b2')
   case $1 in

@@ -11,11 +11,12 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend
 
+from linzoo_benchmarks.errors import BenchmarkError
 from linzoo_benchmarks.gate import Inputs, Verdict, check, draw, probe
 from linzoo_benchmarks.peers import FbiLa, Fla
 from linzoo_benchmarks.providers import Compiled, Eager, Ours, Provider, Softmax
 from linzoo_benchmarks.rows import Row
-from linzoo_benchmarks.session import Say, Session
+from linzoo_benchmarks.session import Say, Session, present
 from linzoo_benchmarks.shapes import Shape
 from linzoo_benchmarks.timing import Task, graphed, peak_memory, round_robin
 
@@ -24,6 +25,7 @@ PROVIDERS: tuple[Provider, ...] = (
     Ours("torch"),
     Compiled(),
     Eager(),
+    Ours("compile"),
     Softmax("sdpa-flash", SDPBackend.FLASH_ATTENTION),
     Softmax("sdpa-cudnn", SDPBackend.CUDNN_ATTENTION),
     Softmax("sdpa-efficient", SDPBackend.EFFICIENT_ATTENTION),
@@ -57,24 +59,28 @@ def run(
     """Check and time providers on shapes; rows go to ``out`` as they come.
 
     Raises:
-        BenchmarkError: a provider's result is wrong (all others have their rows by then), or ``out`` cannot be used.
+        BenchmarkError: a provider's result is wrong (all others have their rows by then), nothing could be measured, or
+            ``out`` cannot be used.
+        UsageError: ``out`` holds the rows of another benchmark.
     """
+    able = present(providers, lambda each: each.missing(device), say)
+    runs = [(shape, mode) for shape in shapes for mode in modes if _has_mode(mode, shape, device)]
+    if not runs:
+        raise BenchmarkError(
+            f"Nothing was measured: mode graph needs a GPU, and at most {GRAPH_TOKENS} tokens."
+        )
     session = Session("linear_attention", device, dtype, out, say)
-    present = []
-    for provider in providers:
-        reason = provider.missing(device)
-        if reason:
-            say(f"{provider.name} is left out: {reason}")
-        else:
-            present.append(provider)
     sound: dict[int, list[Provider]] = {}
-    for shape in shapes:
+    for count, (shape, mode) in enumerate(runs, 1):
+        say(f"{shape.name}  {mode}: {count} of {len(runs)}")
         if shape.head_dim not in sound:
-            sound[shape.head_dim] = [each for each in present if _passes_probe(session, each, shape)]
-        for mode in modes:
-            if mode != "graph" or (device.type == "cuda" and shape.tokens <= GRAPH_TOKENS):
-                _measure(session, shape, mode, sound[shape.head_dim])
+            sound[shape.head_dim] = [each for each in able if _passes_probe(session, each, shape)]
+        _measure(session, shape, mode, sound[shape.head_dim])
     return session.finish()
+
+
+def _has_mode(mode: str, shape: Shape, device: torch.device) -> bool:
+    return mode != "graph" or (device.type == "cuda" and shape.tokens <= GRAPH_TOKENS)
 
 
 def _passes_probe(session: Session, provider: Provider, shape: Shape) -> bool:
@@ -131,6 +137,8 @@ def _admitted(
     if reason:
         session.record(shape, provider.name, provider.function, mode, note=reason)
         return None
+    if provider.compiles:
+        session.say(f"{shape.name}  {mode}  {provider.name}: compiling")
     verdict = check(provider, inputs, backward="backward" in mode)
     if verdict.problem:
         session.reject(shape, provider.name, mode, verdict.problem)

@@ -18,7 +18,7 @@ from linzoo_benchmarks.layers import FORMS, Form, Layer, Weights
 from linzoo_benchmarks.official import OfficialLayer, random_weights
 from linzoo_benchmarks.providers import softmax_limit
 from linzoo_benchmarks.rows import Row
-from linzoo_benchmarks.session import Say, Session
+from linzoo_benchmarks.session import Say, Session, present
 from linzoo_benchmarks.shapes import Shape
 from linzoo_benchmarks.timing import Task, peak_memory, round_robin
 from linzoo_benchmarks.traffic import Traffic
@@ -40,19 +40,16 @@ def run(
     """Check and time a layer in several forms; rows go to ``out`` as they come.
 
     Raises:
-        BenchmarkError: a form's result is wrong (all others have their rows by then), or ``out`` cannot be used.
+        BenchmarkError: a form's result is wrong (all others have their rows by then), nothing could be measured, or
+            ``out`` cannot be used.
+        UsageError: ``out`` holds the rows of another benchmark.
     """
+    able = present(forms, lambda each: each.missing(), say)
     session = Session("layer", device, dtype, out, say)
-    present = []
-    for form in forms:
-        reason = form.missing()
-        if reason:
-            say(f"{form.name} is left out: {reason}")
-        else:
-            present.append(form)
-    for shape in shapes:
+    for count, shape in enumerate(shapes, 1):
+        say(f"{shape.name}: {count} of {len(shapes)}")
         with torch.no_grad():
-            _measure(session, shape, present)
+            _measure(session, shape, able)
     return session.finish()
 
 

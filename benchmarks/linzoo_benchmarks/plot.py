@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from linzoo_benchmarks.errors import BenchmarkError
-from linzoo_benchmarks.rows import Row
+from linzoo_benchmarks.rows import SUBJECT, Row, differing
 
 _COLOURS = (
     "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#999999", "#8c564b", "#bcbd22",
@@ -18,41 +18,47 @@ _COLOURS = (
 def draw_plot(rows: Sequence[Row], path: Path) -> Path:
     """Draw the median time over the tokens, both logarithmic, into a PNG file.
 
-    A row of panels for each mode, a column for each width of heads; a line for each provider. Of several batch sizes
-    the largest is drawn.
+    A row of panels for each mode, and for each kernel, dtype and device where there are several; a column for each
+    width of heads; a line for each provider. Of several batch sizes the largest is drawn.
 
     Raises:
-        BenchmarkError: matplotlib is missing, no row has a time, or they are of several devices, dtypes or kernels.
+        BenchmarkError: matplotlib is missing, no row has a time, or the file cannot be written.
     """
     timed = [row for row in rows if row.median is not None]
     if not timed:
         raise BenchmarkError("There is nothing to draw: no row has a time.")
-    subjects = sorted({f"{row.kernel}, {row.dtype}, {row.device}" for row in timed})
-    if len(subjects) > 1:
-        raise BenchmarkError(
-            f"One plot shows times that compare; these rows are of {'; '.join(subjects)}. Draw them one by one."
-        )
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
         raise BenchmarkError(
             "Plots need matplotlib, which is not installed; pip install 'linzoo[bench]'."
         ) from error
-    modes = list(dict.fromkeys(row.mode for row in timed))
+    apart = differing(timed)
+    lines = list(dict.fromkeys(_line(row, apart) for row in timed))
     widths = sorted({(row.heads, row.head_dim) for row in timed}, key=lambda each: each[0] * each[1])
     colours = dict(zip(dict.fromkeys(row.provider for row in timed), itertools.cycle(_COLOURS), strict=False))
-    figure = Figure(figsize=(3.2 * len(widths) + 1.6, 2.4 * len(modes) + 0.8), dpi=90, layout="constrained")
-    panels = figure.subplots(len(modes), len(widths), squeeze=False)
-    for (row, mode), (column, width) in itertools.product(enumerate(modes), enumerate(widths)):
-        there = [each for each in timed if each.mode == mode and (each.heads, each.head_dim) == width]
+    figure = Figure(figsize=(3.2 * len(widths) + 1.6, 2.4 * len(lines) + 0.8), dpi=90, layout="constrained")
+    panels = figure.subplots(len(lines), len(widths), squeeze=False)
+    for (row, line), (column, width) in itertools.product(enumerate(lines), enumerate(widths)):
+        there = [each for each in timed if (_line(each, apart), each.heads, each.head_dim) == (line, *width)]
+        panels[row][column].set_visible(bool(there))
         _panel(panels[row][column], there, colours)
-        panels[row][column].set_title(f"{mode}, {width[0]} heads of {width[1]}", fontsize=9)
+        panels[row][column].set_title(f"{line}, {width[0]} heads of {width[1]}", fontsize=9)
     handles = [_handle(provider, colour) for provider, colour in colours.items()]
     figure.legend(handles=handles, loc="outside right center", fontsize=8)
-    figure.suptitle(subjects[0], fontsize=10)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, metadata={"Software": None})
+    shared = [getattr(timed[0], name) for name in SUBJECT if name not in apart]
+    figure.suptitle(", ".join(shared), fontsize=10)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path, format="png", metadata={"Software": None})
+    except OSError as error:
+        raise BenchmarkError(f"The plot cannot be written: {error}.") from error
     return path
+
+
+def _line(row: Row, apart: Sequence[str]) -> str:
+    """Which row of panels a time belongs to."""
+    return "\n".join([*(getattr(row, name) for name in apart), row.mode])
 
 
 def _panel(axes: Any, rows: Sequence[Row], colours: dict[str, str]) -> None:

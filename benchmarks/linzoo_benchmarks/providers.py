@@ -34,10 +34,12 @@ class Provider:
     Attributes:
         name: what rows and ``--provider`` call it.
         function: ``linear``, or what else it computes; only linear ones are compared with the reference.
+        compiles: whether a first call keeps torch.compile busy, for half a minute on a CPU.
     """
 
     name: str
     function = "linear"
+    compiles = False
 
     def missing(self, device: torch.device) -> str | None:  # noqa: ARG002
         """Why it cannot run on this machine at all; None if it can."""
@@ -71,6 +73,7 @@ class Ours(Provider):
 
     def __init__(self, backend: str) -> None:
         self.name = self.backend = backend
+        self.compiles = backend == "compile"
 
     def missing(self, device: torch.device) -> str | None:
         """Triton's interpreter is for tests: its times mean nothing."""
@@ -94,7 +97,8 @@ class Eager(Provider):
 class Compiled(Provider):
     """The published operations through ``torch.compile``, anew for every shape: the best it can do."""
 
-    name = "compile"
+    name = "eager-compiled"
+    compiles = True
 
     def run(self, q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
         """The first call for a shape compiles."""

@@ -9,7 +9,7 @@ from typing import Any
 
 from linzoo_benchmarks.bars import BAR_HEADS, judge, judged
 from linzoo_benchmarks.crossing import crossing
-from linzoo_benchmarks.rows import Row, pairs
+from linzoo_benchmarks.rows import Row, differing, pairs
 from linzoo_benchmarks.shapes import MODELS
 
 Table = tuple[Sequence[str], list[Sequence[str]]]
@@ -24,13 +24,26 @@ CROSSING_HEADS = ("level", "folded is faster than softmax", "for square images")
 
 def tables(rows: Sequence[Row]) -> list[Table]:
     """All there is to say: the times, and where there are rows for it the crossing points and the bars."""
-    found: list[Table] = [(HEADS, [_cells(row) for row in rows])]
+    apart = differing(rows)
+    found: list[Table] = [
+        ((*apart, *HEADS), [(*(getattr(row, name) for name in apart), *_cells(row)) for row in rows])
+    ]
     crossings = _crossings(rows)
     if crossings:
         found.append((CROSSING_HEADS, crossings))
     if judged(rows):
         found.append((BAR_HEADS, [verdict.cells() for verdict in judge(rows)]))
     return found
+
+
+def legend(rows: Sequence[Row]) -> str:
+    """What the columns of layers mean; empty where there are none."""
+    if all(row.units is None for row in rows):
+        return ""
+    return (
+        "C·s/token: bytes that the operations read and write on a GPU, for each token, in units of C numbers of s bytes; "
+        "counted, as launches are"
+    )
 
 
 def document(rows: Sequence[Row]) -> dict[str, Any]:
@@ -54,7 +67,7 @@ def _cells(row: Row) -> Sequence[str]:
         _number(row.host, ".3g"),
         _number(row.copy_fraction, ".0%"),
         _number(row.error, ".1e"),
-        _number(row.peak_mb, ",.0f"),
+        _number(row.peak_mb, ",.0f" if (row.peak_mb or 0) >= 10 else ".1f"),
         _number(row.units, ".1f"),
         _number(row.launches, "d"),
         row.note,

@@ -6,12 +6,15 @@ import csv
 import io
 import os
 import typing
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from linzoo_benchmarks.errors import BenchmarkError
+
+COMMANDS = {"linear_attention": "linzoo bench kernels", "layer": "linzoo bench layer"}
+"""What measures each kernel."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +83,8 @@ class Row:
 
 
 COLUMNS = [field.name for field in fields(Row)]
+SUBJECT = ("kernel", "dtype", "device")
+"""Columns that times have to agree in before they compare."""
 _KINDS = typing.get_type_hints(Row)
 
 
@@ -106,6 +111,14 @@ class RowFile:
         if not kept:
             self._write(",".join(COLUMNS) + "\n")
 
+    def kernels(self) -> set[str]:
+        """What the rows that are there already are about.
+
+        Raises:
+            BenchmarkError: a row cannot be read.
+        """
+        return {row.kernel for row in _read(self.path)}
+
     def append(self, row: Row) -> Row:
         """Add a row, on the disk before this returns; returns it as it will be read, with numbers rounded."""
         cells = {name: _text(value) for name, value in asdict(row).items()}
@@ -125,13 +138,20 @@ def read_rows(paths: Iterable[Path]) -> list[Row]:
     """The rows of CSV files, of each measurement the last.
 
     Raises:
-        BenchmarkError: a file is missing or no such CSV.
+        BenchmarkError: a file is no such CSV, or has no rows.
     """
     rows: dict[tuple[object, ...], Row] = {}
     for path in paths:
-        for row in _read(path):
-            rows[row.key] = row
+        found = _read(path)
+        if not found:
+            raise BenchmarkError(f"{path} has no rows.")
+        rows |= {row.key: row for row in found}
     return list(rows.values())
+
+
+def differing(rows: Sequence[Row]) -> list[str]:
+    """In which columns of :data:`SUBJECT` rows differ, so that they have to be told apart."""
+    return [name for name in SUBJECT if len({getattr(row, name) for row in rows}) > 1]
 
 
 def pairs(rows: Iterable[Row], one: str, other: str) -> list[tuple[Row, Row]]:
@@ -148,15 +168,24 @@ def pairs(rows: Iterable[Row], one: str, other: str) -> list[tuple[Row, Row]]:
 def _read(path: Path) -> list[Row]:
     try:
         with path.open(encoding="utf-8", newline="") as file:
-            return [_row(cells) for cells in csv.DictReader(file)]
-    except (OSError, KeyError, ValueError, TypeError) as error:
-        raise BenchmarkError(
-            f"{path} is no file of results that `linzoo bench` of this version wrote: {error!r}."
-        ) from error
+            reader = csv.DictReader(file)
+            missing = [name for name in COLUMNS if name not in (reader.fieldnames or COLUMNS)]
+            if missing:
+                raise ValueError(f"it has no column {missing[0]!r}")
+            return [_row(cells) for cells in reader]
+    except UnicodeDecodeError as error:
+        raise _foreign(path, "it is no text") from error
+    except (OSError, csv.Error, ValueError) as error:
+        raise _foreign(path, str(error)) from error
 
 
-def _row(cells: dict[str, str]) -> Row:
-    values: dict[str, Any] = {name: _value(name, cells[name]) for name in COLUMNS}
+def _foreign(path: Path, reason: str) -> BenchmarkError:
+    commands = " or ".join(f"`{command}`" for command in COMMANDS.values())
+    return BenchmarkError(f"{path} is no CSV file of {commands}: {reason}.")
+
+
+def _row(cells: Mapping[str, str | None]) -> Row:
+    values: dict[str, Any] = {name: _value(name, cells[name] or "") for name in COLUMNS}
     return Row(**values)
 
 

@@ -3,21 +3,52 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import torch
 from linzoo_kernels import BackendError
 
+from linzoo.errors import UsageError
 from linzoo_benchmarks.environment import describe, free_bytes
 from linzoo_benchmarks.errors import BenchmarkError
 from linzoo_benchmarks.roofline import Ceilings, measure_ceilings
-from linzoo_benchmarks.rows import Row, RowFile
+from linzoo_benchmarks.rows import COMMANDS, Row, RowFile
 from linzoo_benchmarks.shapes import Shape
 
 Say = Callable[[str], None]
+
+
+class Named(Protocol):
+    """A provider or a form."""
+
+    name: str
+
+
+NamedT = TypeVar("NamedT", bound=Named)
+
+
+def present(wanted: Iterable[NamedT], missing: Callable[[NamedT], str | None], say: Say) -> list[NamedT]:
+    """Those of ``wanted`` that can run on this machine; the others are named.
+
+    Args:
+        wanted: providers or forms.
+        missing: why one cannot; None if it can.
+        say: where those are named that cannot.
+
+    Raises:
+        BenchmarkError: none of them can.
+    """
+    reasons = {each: missing(each) for each in wanted}
+    told = [f"{each.name} is left out: {reason}" for each, reason in reasons.items() if reason]
+    found = [each for each, reason in reasons.items() if not reason]
+    if not found:
+        raise BenchmarkError("Nothing was measured: " + "; ".join(told) + ".")
+    for line in told:
+        say(line)
+    return found
 
 
 class Session:
@@ -29,9 +60,20 @@ class Session:
     """
 
     def __init__(self, kernel: str, device: torch.device, dtype: torch.dtype, out: Path, say: Say) -> None:
-        """Open the file, then measure the ceilings."""
+        """Open the file, then measure the ceilings.
+
+        Raises:
+            BenchmarkError: the file holds other columns.
+            UsageError: the file holds the rows of another benchmark.
+        """
         self.kernel, self.device, self.dtype, self.say = kernel, device, dtype, say
         self.file = RowFile(out)
+        others = self.file.kernels() - {kernel}
+        if others:
+            raise UsageError(
+                f"{out} holds rows of `{COMMANDS.get(min(others), min(others))}`, which those of `{COMMANDS[kernel]}` "
+                "do not go with. Nothing was changed; give another file with --out."
+            )
         self.environment = describe(device)
         self.ceilings: Ceilings = measure_ceilings(device, dtype)
         self.rows: list[Row] = []
@@ -93,17 +135,20 @@ class Session:
         """The rows.
 
         Raises:
-            BenchmarkError: something was red.
+            BenchmarkError: something was red, or no row has a time.
         """
         if self.red:
             raise BenchmarkError("What is wrong was not timed:\n  " + "\n  ".join(self.red))
+        if all(row.median is None for row in self.rows):
+            reasons = dict.fromkeys(f"{row.provider}, {row.shape}: {row.note}" for row in self.rows)
+            raise BenchmarkError("Nothing was measured:\n  " + "\n  ".join(reasons))
         return self.rows
 
     def lacks_memory(self, tensors: int, shape: Shape) -> str | None:
         """Why so many tensors of the shape do not fit; None if they do."""
         needed = tensors * shape.elements * self.dtype.itemsize
         free = free_bytes(self.device)
-        return f"needs about {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB free" if needed > free else None
+        return f"needs about {_size(needed)}, {_size(free)} free" if needed > free else None
 
 
 def summary(row: Row) -> str:
@@ -116,3 +161,8 @@ def summary(row: Row) -> str:
     if row.error is not None:
         parts.append(f"error {row.error:.1e}")
     return ", ".join(parts)
+
+
+def _size(count: int) -> str:
+    """Bytes for people."""
+    return f"{count / 1e12:.3g} TB" if count >= 1e12 else f"{count / 1e9:.1f} GB"

@@ -108,7 +108,9 @@ def select_shapes(wanted: Sequence[str]) -> list[Shape]:
     found = []
     for text in wanted:
         sizes = re.fullmatch(r"(\d+)x(\d+)x(\d+)x(\d+)", text)
-        if sizes and all(map(int, sizes.groups())):
+        if sizes:
+            if not all(map(int, sizes.groups())):
+                raise UsageError(f"Sizes of {text!r} must be positive.")
             found.append(Shape(text, *map(int, sizes.groups())))
             continue
         matching = [shape for shape in all_shapes() if fnmatch.fnmatchcase(shape.name, text)]

@@ -15,11 +15,22 @@ from linzoo.errors import UsageError
 if TYPE_CHECKING:
     import torch
     from linzoo_benchmarks.rows import Row
+    from linzoo_benchmarks.shapes import Shape
+
+# Named here, since --help must not import torch.
+PROVIDERS = (
+    "triton", "torch", "eager-compiled", "eager", "compile", "sdpa-flash", "sdpa-cudnn", "sdpa-efficient",
+    "fbi_la-ready", "fbi_la", "fla",
+)  # fmt: skip
+MODES = ("forward", "graph", "backward", "forward+backward")
+FORMS = ("official", "mounted", "folded", "folded-merged", "folded-value-free", "softmax")
 
 SHAPE = click.option(
     "--shape", "shapes", multiple=True, metavar="PATTERN",
-    help="Shapes by name (sdxl-*-4096px-b2) or sizes (2x65536x10x64: batch, tokens, heads, head_dim); may be given "
-    "again. Without it everything on a GPU, and on a CPU what takes minutes.",
+    help="Shapes by name or by sizes (2x65536x10x64: batch, tokens, heads, head_dim); may be given again. Names are "
+    "MODEL-LEVEL-PIXELSpx-bBATCH, such as sdxl-0-1024px-b1: sd15, sd21 or sdxl; levels from 0, the outermost; 512, 1024, "
+    "2048, 4096 or 16384 pixels; batch 1 or 2; also fbi_la-TOKENS, 128 to 16384. * stands for anything. Without it "
+    "everything on a GPU, and on a CPU what takes minutes.",
 )  # fmt: skip
 DTYPE = click.option(
     "--dtype",
@@ -43,10 +54,13 @@ def bench() -> None:
 
 @bench.command()
 @SHAPE
-@click.option("--provider", "providers", multiple=True, metavar="NAME", help="Only this; may be given again.")
 @click.option(
-    "--mode", "modes", multiple=True, metavar="MODE",
-    help="forward, graph, backward or forward+backward; may be given again.",
+    "--provider", "providers", multiple=True, metavar="NAME", type=click.Choice(PROVIDERS),
+    help=f"Only this; may be given again: {', '.join(PROVIDERS)}.",
+)  # fmt: skip
+@click.option(
+    "--mode", "modes", multiple=True, metavar="MODE", type=click.Choice(MODES),
+    help=f"Only this; may be given again: {', '.join(MODES)}.",
 )  # fmt: skip
 @DTYPE
 @click.option("--out", type=click.Path(path_type=Path), default="kernels.csv", show_default=True,
@@ -62,37 +76,42 @@ def kernels(
     out: Path,
     as_json: bool,
 ) -> None:
-    """Time linear attention over q, k, v by everyone who has it.
+    """Time linear attention over q, k, v.
 
-    Copy bandwidth and matrix product first; then linzoo's backends, the published order of operations, that through
-    torch.compile, and softmax attention take turns on the same inputs, and other people's kernels where they are
-    installed. Each result is first compared with a float64 reference: what is wrong is not timed.
+    Copy bandwidth and matrix product first; then linzoo's backends (triton, torch, compile), the published order of
+    operations (eager), that through torch.compile (eager-compiled), and softmax attention (sdpa-...) take turns on the
+    same inputs, and other people's kernels (fbi_la, fla) where they are installed. Each result is first compared with a
+    float64 reference: what is wrong is not timed.
 
     \b
     Examples:
       linzoo bench kernels
       linzoo bench kernels --shape 'sdxl-*-4096px-b2' --provider triton --mode forward --out sdxl.csv
 
-    Exit codes: 0 done, 1 a result was wrong, 2 wrong usage.
+    Exit codes: 0 done, 1 a result was wrong or nothing could be measured, 2 wrong usage.
     """
+    chosen = _shapes(shapes)
+    device, precision = _machine(dtype)
     from linzoo_benchmarks import kernels as benchmark
 
-    device, precision = _machine(dtype)
     rows = benchmark.run(
-        _shapes(shapes, device),
+        chosen or _default_shapes(device),
         device=device,
         dtype=precision,
         out=out,
         say=state.say,
-        providers=_named("provider", providers, {each.name: each for each in benchmark.PROVIDERS}),
-        modes=_named("mode", modes, {each: each for each in benchmark.MODES}),
+        providers=_named(providers, benchmark.PROVIDERS),
+        modes=modes or MODES,
     )
     _print(rows, as_json)
 
 
 @bench.command()
 @SHAPE
-@click.option("--form", "forms", multiple=True, metavar="NAME", help="Only this; may be given again.")
+@click.option(
+    "--form", "forms", multiple=True, metavar="NAME", type=click.Choice(FORMS),
+    help=f"Only this; may be given again: {', '.join(FORMS)}.",
+)  # fmt: skip
 @DTYPE
 @click.option("--out", type=click.Path(path_type=Path), default="layer.csv", show_default=True,
               help="CSV file that rows are appended to.")  # fmt: skip
@@ -101,9 +120,9 @@ def kernels(
 def layer(
     state: State, shapes: Sequence[str], forms: Sequence[str], dtype: str | None, out: Path, as_json: bool
 ) -> None:
-    """Time a whole self-attention layer: published, mounted, folded, and the softmax layer it replaces.
+    """Time whole self-attention layers.
 
-    Beside the time: peak memory, bytes moved and operations launched; and from how many tokens on the folded layer is
+    Published (official), mounted, folded, and the softmax layer that they replace. Beside the time: peak memory, bytes moved and operations launched; and from how many tokens on the folded layer is
     faster than softmax.
 
     \b
@@ -111,33 +130,38 @@ def layer(
       linzoo bench layer
       linzoo bench layer --shape 'sd15-0-*-b2' --form official --form folded --out sd15.csv
 
-    Exit codes: 0 done, 1 a result was wrong, 2 wrong usage.
+    Exit codes: 0 done, 1 a result was wrong or nothing could be measured, 2 wrong usage.
     """
-    from linzoo_benchmarks import layer as benchmark
-    from linzoo_benchmarks.layers import FORMS
-
+    chosen = _shapes(shapes)
     device, precision = _machine(dtype)
+    from linzoo_benchmarks import layer as benchmark
+    from linzoo_benchmarks import layers
+
     rows = benchmark.run(
-        _shapes(shapes, device),
+        chosen or _default_shapes(device),
         device=device,
         dtype=precision,
         out=out,
         say=state.say,
-        forms=_named("form", forms, {each.name: each for each in FORMS}),
+        forms=_named(forms, layers.FORMS),
     )
     _print(rows, as_json)
 
 
 @bench.command()
 @click.argument(
-    "files", metavar="FILES...", nargs=-1, required=True, type=click.Path(path_type=Path, exists=True)
-)
+    "files", metavar="FILES...", nargs=-1, required=True,
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+)  # fmt: skip
 @click.option(
-    "--plot", type=click.Path(path_type=Path), help="PNG file to draw the times into; needs linzoo[bench]."
-)
+    "--plot", type=click.Path(path_type=Path, dir_okay=False),
+    help="PNG file to draw the times into; needs linzoo[bench].",
+)  # fmt: skip
 @JSON
 def report(files: Sequence[Path], plot: Path | None, as_json: bool) -> None:
-    """Print the rows of FILES as tables, with crossing points and bars; --plot draws them.
+    """Print tables of the rows in FILES, or draw them.
+
+    Crossing points of layers stand below, and for rows of an H200 in bfloat16 what the kernels are held to.
 
     \b
     Examples:
@@ -146,12 +170,14 @@ def report(files: Sequence[Path], plot: Path | None, as_json: bool) -> None:
     """
     from linzoo_benchmarks.rows import read_rows
 
+    if plot and plot.suffix.lower() != ".png":
+        raise UsageError(f"--plot {plot}: plots are PNG files; give a name that ends with .png.")
     rows = read_rows(files)
-    _print(rows, as_json)
     if plot:
         from linzoo_benchmarks.plot import draw_plot
 
         draw_plot(rows, plot)
+    _print(rows, as_json)
 
 
 @bench.command()
@@ -169,7 +195,9 @@ def report(files: Sequence[Path], plot: Path | None, as_json: bool) -> None:
 def convert(
     state: State, sizes: Sequence[str], repeats: int, folder: Path | None, out: Path, as_json: bool
 ) -> None:
-    """Measure memory and time of `linzoo convert` beside cp and diffusers.
+    """Measure `linzoo convert` beside cp and diffusers.
+
+    Memory and time of each, on made-up files of the size of a variant.
 
     \b
     Example:
@@ -185,31 +213,40 @@ def convert(
 
 
 def _machine(dtype: str | None) -> tuple[torch.device, torch.dtype]:
+    """Where to measure, and in what.
+
+    Raises:
+        BackendError: ``LINZOO_KERNELS`` asks for a backend that is not there: nothing is measured then.
+    """
     import torch
     from linzoo_benchmarks.environment import default_device
+    from linzoo_kernels import dispatch
 
     device = default_device()
+    dispatch.choose("auto", device, lambda: None)
     return device, getattr(torch, dtype or ("bfloat16" if device.type == "cuda" else "float32"))
 
 
-def _shapes(wanted: Sequence[str], device: torch.device) -> list[Any]:
-    from linzoo_benchmarks.shapes import all_shapes, distinct, select_shapes, small_shapes
+def _shapes(wanted: Sequence[str]) -> list[Shape]:
+    """Told before torch is imported, which takes seconds."""
+    from linzoo_benchmarks.shapes import select_shapes
 
-    if wanted:
-        return select_shapes(wanted)
+    return select_shapes(wanted)
+
+
+def _default_shapes(device: torch.device) -> list[Shape]:
+    from linzoo_benchmarks.shapes import all_shapes, distinct, small_shapes
+
     return distinct(all_shapes()) if device.type == "cuda" else small_shapes()
 
 
-def _named(option: str, wanted: Sequence[str], present: dict[str, Any]) -> list[Any]:
+def _named(wanted: Sequence[str], everyone: Sequence[Any]) -> list[Any]:
     """What the names of an option stand for; all there is without any."""
-    unknown = [name for name in wanted if name not in present]
-    if unknown:
-        raise UsageError(f"--{option} {unknown[0]!r} does not exist; there are: {', '.join(present)}.")
-    return [present[name] for name in wanted or present]
+    return [each for each in everyone if not wanted or each.name in wanted]
 
 
 def _print(rows: Sequence[Row], as_json: bool) -> None:
-    from linzoo_benchmarks.report import document, tables
+    from linzoo_benchmarks.report import document, legend, tables
 
     if as_json:
         echo_json(document(rows))
@@ -218,3 +255,6 @@ def _print(rows: Sequence[Row], as_json: bool) -> None:
         if index:
             click.echo()
         print_table(heads, cells)
+    below = legend(rows)
+    if below:
+        click.echo(f"\n{below}")

@@ -72,7 +72,7 @@ def test_only_rows_of_one_run_are_compared() -> None:
 
 
 def test_speedups_are_taken_shape_by_shape() -> None:
-    rows = [row("triton", XL, 0.2), row("eager", XL, 1.0), row("compile", XL, 0.3)]
+    rows = [row("triton", XL, 0.2), row("eager", XL, 1.0), row("eager-compiled", XL, 0.3)]
     rows += [row("eager", (2, 65536, 5, 64), 0.1), row("fbi_la-ready", XL, 0.41)]
     assert verdict_on("forward against the official order, L >= 65,536", rows).worst == pytest.approx(5)
     assert verdict_on("forward against torch.compile of it, L >= 65,536", rows).met is False

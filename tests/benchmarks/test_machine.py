@@ -11,11 +11,15 @@ import pytest
 import torch
 from linzoo_benchmarks import kernels
 from linzoo_benchmarks.environment import describe, free_bytes
+from linzoo_benchmarks.errors import BenchmarkError
 from linzoo_benchmarks.layers import FORMS
 from linzoo_benchmarks.peers import FbiLa, Fla
-from linzoo_benchmarks.rows import read_rows
+from linzoo_benchmarks.rows import RowFile, read_rows
 from linzoo_benchmarks.session import Session
 from linzoo_benchmarks.shapes import Shape
+from made_up import row
+
+from linzoo.errors import UsageError
 
 CPU = torch.device("cpu")
 
@@ -59,15 +63,30 @@ def test_rows_name_the_commit_that_they_are_told(monkeypatch: pytest.MonkeyPatch
 def test_what_does_not_fit_has_a_row_that_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("linzoo_benchmarks.session.free_bytes", lambda _: 10**8)
     shape = Shape("large", 1, 65536, 2, 16)
-    rows = kernels.run(
-        [shape], device=CPU, dtype=torch.float32, out=tmp_path / "rows.csv", say=lambda _: None,
-        providers=kernels.PROVIDERS[1:2], modes=["forward", "graph"],
-    )  # fmt: skip
-    assert [(row.mode, row.median, row.note) for row in rows] == [
+    with pytest.raises(BenchmarkError, match=r"Nothing was measured:\n  torch, large: needs about 0.3 GB"):
+        kernels.run(
+            [shape], device=CPU, dtype=torch.float32, out=tmp_path / "rows.csv", say=lambda _: None,
+            providers=kernels.PROVIDERS[1:2], modes=["forward", "graph"],
+        )  # fmt: skip
+    assert [(row.mode, row.median, row.note) for row in read_rows([tmp_path / "rows.csv"])] == [
         ("forward", None, "needs about 0.3 GB, 0.1 GB free")
     ]
-    assert read_rows([tmp_path / "rows.csv"]) == rows
     assert free_bytes(CPU) > 10**6
+
+
+def test_terabytes_are_told_as_such(tmp_path: Path) -> None:
+    session = Session("layer", CPU, torch.float32, tmp_path / "rows.csv", lambda _: None)
+    reason = session.lacks_memory(3, Shape("vast", 1, 10**12, 1, 1))
+    assert str(reason).startswith("needs about 12 TB, ")
+
+
+def test_rows_of_another_benchmark_are_left_alone(tmp_path: Path) -> None:
+    file = RowFile(tmp_path / "rows.csv")
+    file.append(row("triton", (1, 64, 2, 16), 1.0))
+    before = file.path.read_bytes()
+    with pytest.raises(UsageError, match=r"rows\.csv holds rows of `linzoo bench kernels`"):
+        Session("layer", CPU, torch.float32, file.path, lambda _: None)
+    assert file.path.read_bytes() == before
 
 
 def test_one_that_breaks_does_not_stop_the_others(tmp_path: Path) -> None:
@@ -90,10 +109,10 @@ def test_a_gpu_times_every_mode_and_graphs_too(tmp_path: Path) -> None:
     assert {(row.provider, row.mode) for row in rows} == {
         (provider, mode) for provider in ("triton", "eager") for mode in kernels.MODES
     }
-    for row in rows:
-        assert row.median is not None
-        assert 1e-3 < row.median < 100
-        assert row.error is not None
-        assert row.copy_gbps is not None
-        assert row.copy_gbps > 100
-        assert row.mode == "graph" or (row.peak_mb is not None and row.peak_mb > 1)
+    for each in rows:
+        assert each.median is not None
+        assert 1e-3 < each.median < 100
+        assert each.error is not None
+        assert each.copy_gbps is not None
+        assert each.copy_gbps > 100
+        assert each.mode == "graph" or (each.peak_mb is not None and each.peak_mb > 1)

@@ -31,6 +31,8 @@ def machine(tmp_path: Path) -> Path:
     """A checkout with the script alone, and a folder of stubs."""
     (tmp_path / "repo" / "benchmarks").mkdir(parents=True)
     shutil.copy(SCRIPT, tmp_path / "repo" / "benchmarks")
+    (tmp_path / "repo" / "out" / "gpu" / "wheels").mkdir(parents=True)
+    (tmp_path / "repo" / "out" / "gpu" / "wheels" / "diffusers.whl").touch()
     (tmp_path / "bin").mkdir()
     for name in ("python3", "nvidia-smi"):
         stub = tmp_path / "bin" / name
@@ -95,6 +97,21 @@ def test_a_part_that_is_cut_short_is_no_failure(machine: Path, status: int) -> N
 
 def test_no_such_part(machine: Path) -> None:
     assert run(machine, "everything") == (2, [])
+
+
+@pytest.mark.parametrize("arguments", [[], ["kernels"]])
+def test_without_its_arguments_it_says_how_it_is_called(arguments: list[str]) -> None:
+    done = subprocess.run(["bash", str(SCRIPT), *arguments], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr.startswith("usage: benchmarks/on_gpu.sh PART OUT; PART is one of: kernels,")
+
+
+def test_without_the_pack_it_says_how_to_make_it(machine: Path) -> None:
+    shutil.rmtree(machine / "repo" / "out")
+    script = machine / "repo" / "benchmarks" / "on_gpu.sh"
+    done = subprocess.run(["bash", str(script), "all", str(machine / "out")], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "run 'make gpu-pack'" in done.stderr
 
 
 def test_every_bar_is_measured_by_what_the_parts_ask_for(machine: Path) -> None:

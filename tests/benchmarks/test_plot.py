@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from linzoo_benchmarks.errors import BenchmarkError
@@ -25,17 +26,21 @@ def rows() -> list[Row]:
     ]
 
 
-def test_png_has_a_panel_for_each_mode_and_width(
-    tmp_path: Path, rows: list[Row], monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def figures(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """What was drawn."""
     figure_module = pytest.importorskip("matplotlib.figure")
-    figures = []
+    figures: list[Any] = []
     save = figure_module.Figure.savefig
     monkeypatch.setattr(
         figure_module.Figure,
         "savefig",
         lambda self, *args, **kwargs: (figures.append(self), save(self, *args, **kwargs))[1],
     )
+    return figures
+
+
+def test_png_has_a_panel_for_each_mode_and_width(figures: list[Any], tmp_path: Path, rows: list[Row]) -> None:
     path = draw_plot([*rows, row("triton", (2, 65536, 10, 64), None)], tmp_path / "times.png")
     head = path.read_bytes()[:24]
     assert head[:8] == b"\x89PNG\r\n\x1a\n"
@@ -59,11 +64,24 @@ def test_nothing_to_draw_is_said(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_times_that_do_not_compare_are_not_drawn_into_one_picture(tmp_path: Path, rows: list[Row]) -> None:
-    for changes in ({"device": "NVIDIA A100"}, {"dtype": "float16"}, {"kernel": "layer"}):
-        with pytest.raises(BenchmarkError, match="Draw them one by one"):
-            draw_plot([*rows, row("triton", (1, 64, 10, 64), 1.0, **changes)], tmp_path / "times.png")
-    assert list(tmp_path.iterdir()) == []
+@pytest.mark.parametrize("changes", [{"device": "NVIDIA A100"}, {"dtype": "float16"}, {"kernel": "layer"}])
+def test_times_that_do_not_compare_have_panels_of_their_own(
+    figures: list[Any], tmp_path: Path, rows: list[Row], changes: dict[str, str]
+) -> None:
+    (other,) = changes.values()
+    draw_plot([*rows, row("triton", (1, 64, 10, 64), 1.0, **changes)], tmp_path / "times.png")
+    axes = figures[0].axes
+    assert [each.get_visible() for each in axes] == [True] * 4 + [False, True]
+    assert axes[-1].get_title() == f"{other}\nforward, 10 heads of 64"
+    assert [list(line.get_xdata()) for line in axes[-1].get_lines()] == [[64]]
+    assert other not in figures[0].get_suptitle()
+
+
+def test_a_folder_that_cannot_be_made_is_said(tmp_path: Path, rows: list[Row]) -> None:
+    pytest.importorskip("matplotlib")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(BenchmarkError, match="cannot be written"):
+        draw_plot(rows, tmp_path / "file" / "times.png")
 
 
 def test_without_matplotlib_the_extra_is_named(

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from linzoo_benchmarks.errors import BenchmarkError
-from linzoo_benchmarks.rows import COLUMNS, Row, RowFile, pairs, read_rows
+from linzoo_benchmarks.rows import COLUMNS, Row, RowFile, differing, pairs, read_rows
 from made_up import row
 
 SIZES = (2, 4096, 10, 64)
@@ -106,8 +106,29 @@ def test_pairs_are_of_one_kernel_mode_and_shape() -> None:
 def test_another_csv_is_no_result(tmp_path: Path) -> None:
     path = tmp_path / "notes.csv"
     path.write_text("my,own\nimportant,notes\n")
-    with pytest.raises(BenchmarkError, match=r"notes\.csv is no file of results"):
+    with pytest.raises(BenchmarkError, match=r"notes\.csv is no CSV file of .*no column 'kernel'"):
         read_rows([path])
+
+
+def test_a_picture_is_no_result(tmp_path: Path) -> None:
+    path = tmp_path / "rows.png"
+    path.write_bytes(b"\x89PNG\r\n\x1a\n\0\0")
+    with pytest.raises(BenchmarkError, match="it is no text"):
+        read_rows([path])
+
+
+@pytest.mark.parametrize("text", ["", ",".join(COLUMNS) + "\n"])
+def test_no_rows_are_no_result(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_text(text)
+    with pytest.raises(BenchmarkError, match=r"rows\.csv has no rows"):
+        read_rows([path])
+
+
+def test_what_rows_differ_in(tmp_path: Path) -> None:
+    rows = [row("triton", SIZES, 1.0), row("torch", SIZES, 1.0, dtype="float16", mode="backward")]
+    assert differing(rows) == ["dtype"]
+    assert differing(rows[:1]) == []
 
 
 def test_a_row_without_its_sizes_is_no_result(tmp_path: Path) -> None:

@@ -9,8 +9,11 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
+from linzoo_benchmarks import kernels as benchmark
+from linzoo_benchmarks.layers import FORMS
 from linzoo_benchmarks.rows import Row, RowFile, read_rows
 
+import linzoo.cli.bench as commands
 from linzoo.cli.main import main
 
 
@@ -147,10 +150,13 @@ def test_report_reads_it_all_again_and_draws(layer: tuple[Result, Path], tmp_pat
     ("arguments", "message", "code"),
     [
         (["kernels", "--shape", "sd3-*"], "No shape is called 'sd3-*'", 2),
-        (["kernels", "--provider", "cutlass"], "'cutlass' does not exist; there are: triton, torch,", 2),
-        (["kernels", "--mode", "inference"], "there are: forward, graph, backward, forward+backward", 2),
-        (["layer", "--form", "fused"], "there are: official, mounted, folded,", 2),
-        (["report", "{notes}"], "no file of results", 1),
+        (["kernels", "--provider", "cutlass"], "'cutlass' is not one of 'triton', 'torch',", 2),
+        (["kernels", "--mode", "inference"], "not one of 'forward', 'graph', 'backward'", 2),
+        (["layer", "--form", "fused"], "not one of 'official', 'mounted', 'folded'", 2),
+        (["kernels", "--provider", "triton"], "Nothing was measured: triton is left out: needs a GPU", 1),
+        (["kernels", "--mode", "graph"], "Nothing was measured: mode graph needs a GPU", 1),
+        (["report", "{notes}"], "no column 'kernel'", 1),
+        (["report", "{notes}", "--plot", "layer.csv"], "a name that ends with .png", 2),
         (["kernels", "--shape", "1x8x1x16", "--out", "{notes}"], "holds other columns", 1),
     ],
 )
@@ -164,6 +170,60 @@ def test_bad_input_is_named_and_nothing_is_written(
     assert message in result.stderr
     assert notes.read_text() == "my,notes\n1,2\n"
     assert [path.name for path in tmp_path.iterdir()] == ["notes.csv"]
+
+
+@pytest.mark.parametrize(
+    ("backend", "message"), [("nonsense", "no backend 'nonsense'"), ("triton", "cannot run")]
+)
+def test_a_backend_that_is_not_there_is_told_before_anything_is_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, backend: str, message: str
+) -> None:
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    monkeypatch.setenv("LINZOO_KERNELS", backend)
+    result = bench("layer", "--form", "mounted", "--shape", "1x8x1x16", "--out", tmp_path / "layer.csv")
+    assert result.exit_code == 2
+    assert message in result.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_unknown_shape_is_told_without_torch() -> None:
+    code = (
+        "import sys; from click.testing import CliRunner; from linzoo.cli.main import main\n"
+        "assert CliRunner().invoke(main, ['bench', 'layer', '--shape', 'sd3-*']).exit_code == 2\n"
+        "print('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
+
+
+def test_the_options_name_all_that_there_is() -> None:
+    assert tuple(each.name for each in benchmark.PROVIDERS) == commands.PROVIDERS
+    assert commands.MODES == benchmark.MODES
+    assert tuple(each.name for each in FORMS) == commands.FORMS
+
+
+def test_rows_of_several_precisions_are_told_apart(tmp_path: Path) -> None:
+    file = RowFile(tmp_path / "rows.csv")
+    for dtype in ("float32", "float16"):
+        file.append(
+            Row("layer", "folded", "linear", "forward", "xl", 2, 4096, 10, 64, dtype, 1.0, peak_mb=1.26)
+        )
+    head, *lines = bench("report", file.path).stdout.splitlines()
+    assert head.split()[:2] == ["dtype", "shape"]
+    assert [line.split()[0] for line in lines] == ["float32", "float16"]
+    assert [line.split()[-1] for line in lines] == ["1.3", "1.3"]
+
+
+def test_a_plot_makes_its_folder(tmp_path: Path, layer: tuple[Result, Path]) -> None:
+    pytest.importorskip("matplotlib")
+    result = bench("report", layer[1], "--plot", tmp_path / "new" / "folder" / "layer.png")
+    assert result.exit_code == 0, result.output
+    assert (tmp_path / "new" / "folder" / "layer.png").exists()
+
+
+def test_what_the_columns_of_layers_mean_is_said(layer: tuple[Result, Path]) -> None:
+    assert layer[0].stdout.splitlines()[-1].startswith("C·s/token: bytes that")
+    assert "1x128x2x16: 2 of 2" in layer[0].stderr
 
 
 def test_help_imports_no_torch() -> None:

@@ -46,12 +46,13 @@ docs: $(READY) ## Write the generated pages of docs/ anew.
 mini: $(READY) ## Train the shipped model from scratch (minutes on a GPU, hours on a CPU; resumable).
 	$(BIN)/python -m linzoo_recipes.mini all --out out/mini
 
-bench: $(READY) ## Time linear attention and whole layers on this machine's CPU: tables, rows, plots (a quarter of an hour).
-	rm -f $(RESULTS)/kernels-cpu.csv $(RESULTS)/layer-cpu.csv
-	CUDA_VISIBLE_DEVICES= $(BIN)/linzoo bench kernels --out $(RESULTS)/kernels-cpu.csv
-	CUDA_VISIBLE_DEVICES= $(BIN)/linzoo bench layer --out $(RESULTS)/layer-cpu.csv
-	$(BIN)/linzoo bench report $(RESULTS)/kernels-cpu.csv --plot $(RESULTS)/kernels-cpu.png
-	$(BIN)/linzoo bench report $(RESULTS)/layer-cpu.csv --plot $(RESULTS)/layer-cpu.png
+bench: $(READY) ## Time linear attention and whole layers on this machine's CPU: tables, rows, plots (half an hour).
+	rm -rf out/bench
+	CUDA_VISIBLE_DEVICES= $(BIN)/linzoo bench kernels --out out/bench/kernels-cpu.csv
+	CUDA_VISIBLE_DEVICES= $(BIN)/linzoo bench layer --out out/bench/layer-cpu.csv
+	$(BIN)/linzoo bench report out/bench/kernels-cpu.csv --plot out/bench/kernels-cpu.png
+	$(BIN)/linzoo bench report out/bench/layer-cpu.csv --plot out/bench/layer-cpu.png
+	mv out/bench/*-cpu.* $(RESULTS)/
 
 bench-convert: $(READY) ## Memory and time of convert against cp and against diffusers (needs 30 GB of disk).
 	$(BIN)/linzoo bench convert --out $(RESULTS)/convert-cpu.csv

@@ -6,7 +6,8 @@ Tensors are [B, L, H*d] with any batch and row stride; results are contiguous. S
 from __future__ import annotations
 
 import math
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from types import ModuleType
@@ -310,14 +311,36 @@ def norm_constants(config: KernelConfig, channels: int, dtype: torch.dtype) -> d
     }
 
 
+@contextmanager
+def substituted(config: KernelConfig) -> Iterator[None]:
+    """Within the block a kernel runs with this config, whatever the tables say: for tuning, in one thread."""
+    _substitutes[config.kernel] = config
+    _forget_plans()
+    try:
+        yield
+    finally:
+        del _substitutes[config.kernel]
+        _forget_plans()
+
+
+_substitutes: dict[str, KernelConfig] = {}
+
+
+def _forget_plans() -> None:
+    _cut.cache_clear()
+    _norm.cache_clear()
+
+
 def _config(kernel: str, width: int, dtype: torch.dtype, device: torch.device) -> KernelConfig:
+    if kernel in _substitutes:
+        return _substitutes[kernel]
     # float64, which only the interpreter runs, is cut as float32 is.
     name = "float32" if dtype == torch.float64 else str(dtype).removeprefix("torch.")
-    return configs.find(kernel, width, name, *_tables(device))
+    return configs.find(kernel, width, name, *tables(device))
 
 
 @cache
-def _tables(device: torch.device) -> tuple[str, str]:
+def tables(device: torch.device) -> tuple[str, str]:
     """Which tables of configs serve a device: its target and its name."""
     if device.type != "cuda":
         return "sm_90", ""

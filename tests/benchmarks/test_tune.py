@@ -73,7 +73,7 @@ def test_its_clock_runs_each_config_for_real() -> None:
             replace(shipped("state_forward"), block_rows=rows),
             lambda: (launch.state_forward(k, v, 1), used.append(plan_rows(k))),
         )
-        assert torch.allclose(task.once()[0], expected, rtol=1e-5)
+        assert torch.allclose(task.once()[0], expected, rtol=1e-4, atol=1e-4)
     assert used == [16, 32]
     assert plan_rows(k) == shipped("state_forward").block_rows
 

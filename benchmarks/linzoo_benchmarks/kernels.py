@@ -86,6 +86,7 @@ def _has_mode(mode: str, shape: Shape, device: torch.device) -> bool:
 def _passes_probe(session: Session, provider: Provider, shape: Shape) -> bool:
     """False for a wrong result; one that cannot do float32 at all may still do what it is to be timed in."""
     with session.guarded(shape, provider.name, provider.function, PROBE):
+        _announce(session, shape, PROBE, provider)
         verdict = probe(provider, shape, session.device)
         if verdict.problem:
             session.reject(shape, provider.name, PROBE, verdict.problem)
@@ -137,13 +138,18 @@ def _admitted(
     if reason:
         session.record(shape, provider.name, provider.function, mode, note=reason)
         return None
-    if provider.compiles:
-        session.say(f"{shape.name}  {mode}  {provider.name}: compiling")
+    _announce(session, shape, mode, provider)
     verdict = check(provider, inputs, backward="backward" in mode)
     if verdict.problem:
         session.reject(shape, provider.name, mode, verdict.problem)
         return None
     return verdict
+
+
+def _announce(session: Session, shape: Shape, mode: str, provider: Provider) -> None:
+    """Say what keeps the user waiting."""
+    if provider.compiles:
+        session.say(f"{shape.name}  {mode}  {provider.name}: compiling")
 
 
 def _task(provider: Provider, inputs: Inputs, mode: str) -> Task:

@@ -174,7 +174,7 @@ def _read(path: Path) -> list[Row]:
                 raise ValueError(f"it has no column {missing[0]!r}")
             return [_row(cells) for cells in reader]
     except UnicodeDecodeError as error:
-        raise _foreign(path, "it is no text") from error
+        raise _foreign(path, "it is not a text file") from error
     except (OSError, csv.Error, ValueError) as error:
         raise _foreign(path, str(error)) from error
 

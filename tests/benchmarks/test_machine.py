@@ -14,6 +14,7 @@ from linzoo_benchmarks.environment import describe, free_bytes
 from linzoo_benchmarks.errors import BenchmarkError
 from linzoo_benchmarks.layers import FORMS
 from linzoo_benchmarks.peers import FbiLa, Fla
+from linzoo_benchmarks.providers import Eager
 from linzoo_benchmarks.rows import RowFile, read_rows
 from linzoo_benchmarks.session import Session
 from linzoo_benchmarks.shapes import Shape
@@ -98,6 +99,26 @@ def test_one_that_breaks_does_not_stop_the_others(tmp_path: Path) -> None:
         raise ZeroDivisionError("0")
     assert [(row.provider, row.note) for row in session.rows] == [("greedy", "out of memory")]
     assert session.red == ["broken, forward, tiny: it failed: ZeroDivisionError('0')"]
+
+
+def test_it_is_said_how_far_a_run_is_and_what_compiles(tmp_path: Path) -> None:
+    class Quick(Eager):
+        compiles = True
+
+    said: list[str] = []
+    kernels.run(
+        [Shape("tiny", 1, 8, 1, 16)], device=CPU, dtype=torch.float32, out=tmp_path / "rows.csv", say=said.append,
+        providers=[Quick()], modes=["forward", "backward"],
+    )  # fmt: skip
+    assert [
+        line.removeprefix("tiny  ") for line in said if line.startswith("tiny") and " ms" not in line
+    ] == [
+        "forward: 1 of 2",
+        "float32 probe  eager: compiling",
+        "forward  eager: compiling",
+        "backward: 2 of 2",
+        "backward  eager: compiling",
+    ]
 
 
 @pytest.mark.gpu

@@ -113,7 +113,7 @@ def test_another_csv_is_no_result(tmp_path: Path) -> None:
 def test_a_picture_is_no_result(tmp_path: Path) -> None:
     path = tmp_path / "rows.png"
     path.write_bytes(b"\x89PNG\r\n\x1a\n\0\0")
-    with pytest.raises(BenchmarkError, match="it is no text"):
+    with pytest.raises(BenchmarkError, match="it is not a text file"):
         read_rows([path])
 
 

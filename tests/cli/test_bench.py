@@ -12,6 +12,7 @@ from click.testing import CliRunner, Result
 from linzoo_benchmarks import kernels as benchmark
 from linzoo_benchmarks.layers import FORMS
 from linzoo_benchmarks.rows import Row, RowFile, read_rows
+from linzoo_kernels import dispatch
 
 import linzoo.cli.bench as commands
 from linzoo.cli.main import main
@@ -173,12 +174,13 @@ def test_bad_input_is_named_and_nothing_is_written(
 
 
 @pytest.mark.parametrize(
-    ("backend", "message"), [("nonsense", "no backend 'nonsense'"), ("triton", "cannot run")]
+    ("backend", "message"),
+    [("nonsense", "no backend 'nonsense'"), ("triton", "cannot run this: there is no GPU")],
 )
 def test_a_backend_that_is_not_there_is_told_before_anything_is_measured(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, backend: str, message: str
 ) -> None:
-    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    monkeypatch.setattr(dispatch, "device_obstacle", lambda *_: "there is no GPU")
     monkeypatch.setenv("LINZOO_KERNELS", backend)
     result = bench("layer", "--form", "mounted", "--shape", "1x8x1x16", "--out", tmp_path / "layer.csv")
     assert result.exit_code == 2

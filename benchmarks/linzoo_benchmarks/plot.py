@@ -50,7 +50,9 @@ def draw_plot(rows: Sequence[Row], path: Path) -> Path:
     figure.suptitle(", ".join(shared), fontsize=10)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, format="png", metadata={"Software": None})
+        temporary = path.with_suffix(".tmp")
+        figure.savefig(temporary, format="png", metadata={"Software": None})
+        temporary.replace(path)
     except OSError as error:
         raise BenchmarkError(f"The plot cannot be written: {error}.") from error
     return path

@@ -10,12 +10,13 @@
 #       peers   against other people's kernels on the shapes that have a bar; rows go to OUT/kernels.csv too
 #       more    attention on all other shapes; rows go to OUT/kernels.csv too
 #       all     these five
+#       tune    block sizes for the GPU by time; its table, a .json file in OUT, belongs in kernels/linzoo_kernels/configs
 #       mini    train mini from the packed pictures, leave weights, loss log and sample sheet in OUT
 #
 # A part that runs out of time keeps the rows that it has. LINZOO_COMMIT names the commit of a tree without its history.
 set -euo pipefail
 if [ $# != 2 ]; then
-  echo "usage: benchmarks/on_gpu.sh PART OUT; PART is one of: kernels, layer, tests, peers, more, all, mini" >&2
+  echo "usage: benchmarks/on_gpu.sh PART OUT; PART is one of: kernels, layer, tests, peers, more, all, tune, mini" >&2
   exit 2
 fi
 part=$1 out=$2
@@ -91,6 +92,9 @@ run_part() {
         --mode forward --mode graph --mode backward "${ours[@]}" --provider eager --provider sdpa-flash
       report kernels
       ;;
+    tune)
+      within 560 tune.txt python3 -m linzoo_benchmarks.tune --out "$out"
+      ;;
     mini)
       python3 -m linzoo_recipes.mini all --out "$work" --weights "$out/weights"
       cp "$work"/vae/report.json "$out/vae-report.json"
@@ -100,7 +104,7 @@ run_part() {
       for each in kernels layer tests peers more; do run_part "$each"; done
       ;;
     *)
-      echo "no part '$1'; there are: kernels, layer, tests, peers, more, all, mini" >&2
+      echo "no part '$1'; there are: kernels, layer, tests, peers, more, all, tune, mini" >&2
       exit 2
       ;;
   esac

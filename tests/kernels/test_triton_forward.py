@@ -54,6 +54,34 @@ def test_any_length_in_any_number_of_chunks(
     assert error(o, exact) < (1e-12 if dtype == torch.float64 else 1e-6)
 
 
+@pytest.mark.parametrize("splits", [1, 3, 7])
+@pytest.mark.parametrize("length", LENGTHS)
+def test_chunks_are_whole_tiles_and_no_more_than_asked_for(length: int, splits: int) -> None:
+    tokens, chunk, _, chunks = launch._plan("state_forward", torch.empty(1, length, 64), 1, splits).sizes
+    assert tokens == length
+    assert (chunks - 1) * chunk < length <= chunks * chunk
+    assert chunks <= splits
+    rows = launch._config("state_forward", 64, torch.float32, torch.device("cpu")).block_rows
+    assert chunk % rows == 0
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_sums_of_any_strides(device: str) -> None:
+    skip_where_it_cannot_run(device)
+    q, k, v = randoms((2, 20, 32), (2, 30, 32), (2, 30, 32), dtype=torch.float32, device=device)
+    sums = launch.state_forward(k, v, 2)
+    want = launch.apply_forward(q, sums, 30, 2, EPS)
+    strided = sums.transpose(0, 2).contiguous().transpose(0, 2)
+    assert not strided.is_contiguous()
+    assert torch.equal(launch.apply_forward(q, strided, 30, 2, EPS), want)
+    for got, gradient in zip(
+        (*launch.apply_backward(q, strided, q, 30, 2, EPS), *launch.state_backward(k, v, strided, 2)),
+        (*launch.apply_backward(q, sums, q, 30, 2, EPS), *launch.state_backward(k, v, sums, 2)),
+        strict=True,
+    ):
+        assert torch.equal(got, gradient)
+
+
 @pytest.mark.parametrize("dim", [40, 64, 160])
 @pytest.mark.parametrize("dtype", HALVES, ids=["float16", "bfloat16"])
 @pytest.mark.parametrize("device", DEVICES)

@@ -122,8 +122,8 @@ def layer(
 ) -> None:
     """Time whole self-attention layers.
 
-    Published (official), mounted, folded, and the softmax layer that they replace. Beside the time: peak memory, bytes moved and operations launched; and from how many tokens on the folded layer is
-    faster than softmax.
+    Published (official), mounted, folded, and the softmax layer that they replace. Beside the time: peak memory, bytes
+    moved and operations launched; and from how many tokens on the folded layer is faster than softmax.
 
     \b
     Examples:

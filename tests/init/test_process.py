@@ -71,6 +71,7 @@ def test_killed_halfway_nothing_looks_finished_and_a_second_run_completes(
 def test_ctrl_c_cleans_up(tmp_path: Path) -> None:
     source = write_ldm(tmp_path / "model.safetensors", toy_unet())
     code = PROLOGUE + (
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a shell's background jobs ignore it
         "def stop(_): os.kill(os.getpid(), signal.SIGINT)\n"
         "convert(source, out, registry=toy_registry(), progress=stop)\n"
     )

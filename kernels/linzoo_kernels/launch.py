@@ -122,8 +122,6 @@ def ln_leaky_relu(
         raise ValueError(
             f"out has rows that are not evenly spaced: shape {tuple(out.shape)}, strides {out.stride()}"
         ) from error
-    if x_rows.stride(1) != 1:
-        x_rows = x_rows.contiguous()
     kernel, options = _norm(channels, x.dtype, x.device)
     rows = x_rows.shape[0]
     if rows:

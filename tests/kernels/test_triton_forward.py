@@ -227,10 +227,23 @@ def test_attention_over_4096_tokens_is_three_launches(monkeypatch: pytest.Monkey
     assert [name for name in launches if name != "empty"] == ["state_forward", "sum", "apply_forward"]
 
 
+@pytest.mark.parametrize(
+    ("capability", "target"),
+    [((8, 0), "sm_80"), ((8, 9), "sm_80"), ((9, 0), "sm_90"), ((10, 0), "sm_90"), ((12, 0), "sm_80")],
+)
+def test_a_device_takes_its_own_table_and_that_of_its_shared_memory(
+    monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], target: str
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "NVIDIA X")
+    assert launch.tables.__wrapped__(torch.device("cuda", 0)) == (target, "NVIDIA X")
+
+
 def test_splits_leave_no_nearly_empty_wave() -> None:
     # 20 heads on 264 places: 13 chunks give 260 programs, 14 would give a second wave of 16.
     assert launch.choose_splits(sequences=20, slots=264, most=256) == 12
     assert launch.choose_splits(sequences=20, slots=264, most=4) == 4
     assert launch.choose_splits(sequences=264, slots=264, most=256) == 1
     assert launch.choose_splits(sequences=200, slots=264, most=256) == 5
+    assert launch.choose_splits(sequences=100, slots=250, most=4) == 2  # 2 and 4 idle alike: the fewer
     assert launch.choose_splits(sequences=0, slots=264, most=256) == 1

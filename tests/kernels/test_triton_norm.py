@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 import torch
 from linzoo_kernels import launch, reference
@@ -67,3 +70,24 @@ def test_refuses_what_it_cannot_write_to_or_hold() -> None:
     wide = torch.zeros(1, launch.MAX_CHANNELS + 1)
     with pytest.raises(ValueError, match="at most 65536 channels, and x has 65537"):
         launch.ln_leaky_relu(wide, wide[0], wide[0])
+
+
+FAR = """
+import sys, torch
+from linzoo_kernels import launch
+x = torch.randn(3, 32, device=sys.argv[1])
+far = torch.empty(2**31 + 32, dtype=torch.float16, device=sys.argv[1]).as_strided((3, 32), (2**30, 1)).copy_(x)
+weight, bias = torch.ones(2, 32, dtype=torch.float16, device=sys.argv[1])
+expected = launch.ln_leaky_relu(far.clone(), weight, bias)
+assert torch.equal(launch.ln_leaky_relu(far, weight, bias), expected)
+launch.ln_leaky_relu(far, weight, bias, out=far)
+assert torch.equal(far, expected)
+print("equal")
+"""
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_rows_beyond_the_reach_of_32_bits(device: str) -> None:
+    skip_where_it_cannot_run(device)
+    done = subprocess.run([sys.executable, "-c", FAR, device], capture_output=True, text=True, timeout=250)
+    assert done.stdout == "equal\n", done.stderr

@@ -11,6 +11,7 @@ from linzoo_kernels import BackendError, linear_attention, ln_leaky_relu
 from linzoo_kernels.ops import apply_state, linear_attention_state
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -35,6 +36,34 @@ def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 def test_opcheck_of_the_state() -> None:
     _, k, v = inputs()
     torch.library.opcheck(OPS.linear_attention_state.default, (k, v, 2, 3))
+
+
+def test_the_state_of_half_precision_is_float32_to_the_compiler_too() -> None:
+    _, k, v = (x.half() for x in inputs(grad=False))
+    torch.library.opcheck(OPS.linear_attention_state.default, (k, v, 2, 0))
+
+
+class Calls(TorchDispatchMode):
+    """The arguments of every operator of the kernels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[tuple[str, tuple[Any, ...]]] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func.namespace == "linzoo_kernels":
+            self.seen.append((func._opname, args))
+        return func(*args, **(kwargs or {}))
+
+
+def test_the_number_of_splits_reaches_every_operator() -> None:
+    q, k, v = inputs(grad=False)
+    with Calls() as calls:
+        linear_attention(q, k, v, heads=2, backend="triton", num_splits=3)
+    assert [(name, args[-1]) for name, args in calls.seen] == [
+        ("linear_attention_state", 3),
+        ("apply_state", 3),
+    ]
 
 
 def test_opcheck_of_its_application() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import subprocess
 import sys
 import threading
@@ -127,6 +128,25 @@ def test_compiled_code_follows_the_context(monkeypatch: pytest.MonkeyPatch) -> N
 def test_auto_is_torch_on_a_cpu_even_where_triton_is_interpreted() -> None:
     assert dispatch.choose("auto", CPU, no_obstacle) == "torch"
     assert dispatch.choose("triton", CPU, no_obstacle) == "triton"
+
+
+@pytest.mark.parametrize("device", ["meta", "mps", "xpu"])
+def test_auto_is_torch_on_devices_that_triton_was_not_written_for(device: str) -> None:
+    assert dispatch.choose("auto", torch.device(device), no_obstacle) == "torch"
+
+
+def blocks_that_end_in_the_order_they_began() -> None:
+    first, second = dispatch.use_backend("torch"), dispatch.use_backend("reference")
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert dispatch._of_process == ["reference"]
+    second.__exit__(None, None, None)
+
+
+def test_blocks_of_several_threads_may_end_in_any_order() -> None:
+    contextvars.copy_context().run(blocks_that_end_in_the_order_they_began)
+    assert dispatch._of_process == []
 
 
 @pytest.mark.usefixtures("cuda")

@@ -114,7 +114,8 @@ def _movements(
     """Memory of one call, and the bytes and launches of one on a GPU, whatever device this is."""
     call: Callable[[], Any] = task.once
     if form.function == "linear":
-        layer, nothing = form.without_memory(weights, shape, session.dtype), x.to("meta")
+        nothing = x.to("meta")  # there operations are only counted
+        layer = form.on(weights, shape, nothing.device, session.dtype)
         call = functools.partial(layer, nothing)
     with use_backend("triton"), Traffic() as traffic:
         call()

@@ -51,10 +51,6 @@ class Form:
         layer = self.build(weights, shape).to(device=device, dtype=dtype)
         return self.ready(layer.eval().requires_grad_(False))
 
-    def without_memory(self, weights: Weights, shape: Shape, dtype: torch.dtype) -> Layer:
-        """The same on the meta device, where operations are only counted."""
-        return self.on(weights, shape, torch.device("meta"), dtype)
-
 
 class Official(Form):
     """The published code's operations."""
@@ -107,11 +103,6 @@ class Mounted(Form):
         linfusion = LinFusion(modules_list=[entry])
         linfusion.load_state_dict({f"0.{name}": weight for name, weight in weights.items()})
         return mount(unet, linfusion)["attn1"]
-
-    def without_memory(self, weights: Weights, shape: Shape, dtype: torch.dtype) -> Layer:
-        """Without the look for guiders that skip attention, one launch for one number."""
-        layer: Any = self.on(weights, shape, torch.device("meta"), dtype)
-        return functools.partial(layer.mix_and_project, key_weights=None)
 
 
 class Folded(Mounted):

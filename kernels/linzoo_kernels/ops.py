@@ -1,6 +1,6 @@
 """The Triton kernels as operators of torch.library, so that autograd, torch.compile and export know them.
 
-Defined plainly: ``torch.library.custom_op`` costs three times as much a call on the host, and one UNet makes 140 of them.
+Defined plainly: ``torch.library.custom_op`` puts more Python around every call, and one UNet makes 140 of them.
 They take (B, L, H*d) tensors of any batch and row stride and a last stride of 1, and return contiguous ones. Importing
 this module does not import Triton; :mod:`linzoo_kernels.launch` does when it first computes.
 

@@ -395,8 +395,10 @@ def test_softmax_attention_is_not_called(tmp_path: Path, monkeypatch: pytest.Mon
     """Some put another in its place, for half precision on a GPU alone."""
     unet = tiny_unet()
     layer = next(iter(linzoo.load(unet, write_linfusion(unet, tmp_path)).modules.values()))
+    x = torch.randn(2, 9, layer.query_dim)
+    before = layer(x)
     monkeypatch.delattr(torch.nn.functional, "scaled_dot_product_attention")
-    layer(torch.randn(2, 9, layer.query_dim))
+    assert torch.equal(layer(x), before)
 
 
 def test_self_attention_guidance_is_refused(tmp_path: Path) -> None:

@@ -1,0 +1,1 @@
+"""Where latents and captions come from, and the caches that hold them."""

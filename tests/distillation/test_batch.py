@@ -57,5 +57,6 @@ def test_dropped_captions_keep_their_time_ids() -> None:
     empty = Conditioning(torch.ones(2, 3, 4), torch.ones(2, 5), torch.full((2, 6), -1.0))
     mixed = own.where(torch.tensor([True, False]), empty)
     assert mixed.text.mean(dim=(1, 2)).tolist() == [1, 0]
-    assert mixed.pooled is not None and mixed.pooled.mean(dim=1).tolist() == [1, 0]
+    assert mixed.pooled is not None
+    assert mixed.pooled.mean(dim=1).tolist() == [1, 0]
     assert mixed.time_ids is own.time_ids

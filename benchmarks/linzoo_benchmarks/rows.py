@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import os
-import typing
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from linzoo_benchmarks.csvfile import CsvFile, Format
 from linzoo_benchmarks.errors import BenchmarkError
 
 COMMANDS = {"linear_attention": "linzoo bench kernels", "layer": "linzoo bench layer"}
@@ -82,34 +78,18 @@ class Row:
         return self.batch, self.tokens, self.heads, self.head_dim
 
 
-COLUMNS = [field.name for field in fields(Row)]
+FORMAT = Format(Row, tuple(COMMANDS.values()))
+COLUMNS = FORMAT.columns
 SUBJECT = ("kernel", "dtype", "device")
 """Columns that times have to agree in before they compare."""
-_KINDS = typing.get_type_hints(Row)
 
 
-class RowFile:
-    """A CSV file of rows, appended to one row at a time: what is written stays, whatever happens to the run."""
+class RowFile(CsvFile[Row]):
+    """The CSV file of one benchmark."""
 
     def __init__(self, path: Path) -> None:
-        """Open or make the file; half a line, left by a run that was killed, is cut off.
-
-        Raises:
-            BenchmarkError: the file holds other columns.
-        """
-        self.path = path
-        path.parent.mkdir(parents=True, exist_ok=True)
-        whole = path.read_bytes() if path.exists() else b""
-        kept = whole[: whole.rfind(b"\n") + 1]
-        if kept and kept.split(b"\n", 1)[0].decode(errors="replace") != ",".join(COLUMNS):
-            raise BenchmarkError(
-                f"{path} holds other columns than this version of linzoo writes. Nothing was changed; give another "
-                "file with --out."
-            )
-        if len(kept) != len(whole):
-            os.truncate(path, len(kept))
-        if not kept:
-            self._write(",".join(COLUMNS) + "\n")
+        """Open or make the file; see :class:`CsvFile`."""
+        super().__init__(path, FORMAT)
 
     def kernels(self) -> set[str]:
         """What the rows that are there already are about.
@@ -117,21 +97,7 @@ class RowFile:
         Raises:
             BenchmarkError: a row cannot be read.
         """
-        return {row.kernel for row in _read(self.path)}
-
-    def append(self, row: Row) -> Row:
-        """Add a row, on the disk before this returns; returns it as it will be read, with numbers rounded."""
-        cells = {name: _text(value) for name, value in asdict(row).items()}
-        text = io.StringIO()
-        csv.DictWriter(text, COLUMNS, lineterminator="\n").writerow(cells)
-        self._write(text.getvalue())
-        return _row(cells)
-
-    def _write(self, text: str) -> None:
-        with self.path.open("a", encoding="utf-8", newline="") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
+        return {row.kernel for row in self.rows()}
 
 
 def read_rows(paths: Iterable[Path]) -> list[Row]:
@@ -142,7 +108,7 @@ def read_rows(paths: Iterable[Path]) -> list[Row]:
     """
     rows: dict[tuple[object, ...], Row] = {}
     for path in paths:
-        found = _read(path)
+        found = FORMAT.read(path)
         if not found:
             raise BenchmarkError(f"{path} has no rows.")
         rows |= {row.key: row for row in found}
@@ -163,44 +129,3 @@ def pairs(rows: Iterable[Row], one: str, other: str) -> list[tuple[Row, Row]]:
     rows = list(rows)
     others = {what(row): row for row in rows if row.provider == other}
     return [(row, others[what(row)]) for row in rows if row.provider == one and what(row) in others]
-
-
-def _read(path: Path) -> list[Row]:
-    try:
-        with path.open(encoding="utf-8", newline="") as file:
-            reader = csv.DictReader(file)
-            missing = [name for name in COLUMNS if name not in (reader.fieldnames or COLUMNS)]
-            if missing:
-                raise ValueError(f"it has no column {missing[0]!r}")
-            return [_row(cells) for cells in reader]
-    except UnicodeDecodeError as error:
-        raise _foreign(path, "it is not a text file") from error
-    except (OSError, csv.Error, ValueError) as error:
-        raise _foreign(path, str(error)) from error
-
-
-def _foreign(path: Path, reason: str) -> BenchmarkError:
-    commands = " or ".join(f"`{command}`" for command in COMMANDS.values())
-    return BenchmarkError(f"{path} is no CSV file of {commands}: {reason}.")
-
-
-def _row(cells: Mapping[str, str | None]) -> Row:
-    values: dict[str, Any] = {name: _value(name, cells[name] or "") for name in COLUMNS}
-    return Row(**values)
-
-
-def _text(value: object) -> str:
-    if value is None:
-        return ""
-    return f"{value:.6g}" if isinstance(value, float) else " ".join(str(value).split())
-
-
-def _value(name: str, text: str) -> str | int | float | None:
-    kinds = typing.get_args(_KINDS[name]) or (_KINDS[name],)
-    if str in kinds:
-        return text
-    if not text:
-        if type(None) not in kinds:
-            raise ValueError(f"{name} is empty")
-        return None
-    return int(text) if int in kinds else float(text)

@@ -78,6 +78,8 @@ class Sampling(Section):
     """Steps of the sampler."""
     guidance: GuidanceRange = (1.0, 9.0)
     """Each item's guidance scale is drawn from this range."""
+    per_prompt: Count = 1
+    """Items that are drawn of each prompt, each with a seed and a guidance scale of its own."""
 
 
 class Data(Section):
@@ -97,7 +99,7 @@ class Data(Section):
     streaming: bool = False
     """Read a Hugging Face data set as it comes, without a copy of it on disk."""
     max_items: Count | None = None
-    """Take at most this many items; of prompts, repeat the list with other seeds until there are as many."""
+    """Take at most this many items; null takes all."""
     held_out: Count = 64
     """This many items are measured on and never trained on."""
     size: Size | None = None

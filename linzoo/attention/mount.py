@@ -10,7 +10,7 @@ then, so that a LoRA which was loaded meanwhile stays too.
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, NoReturn
 
 import torch
@@ -26,7 +26,9 @@ from linzoo.attention.mounted import MountedAttention
 _SHOWN = 3
 
 
-def mount(unet: nn.Module, linfusion: LinFusion, *, min_tokens: int = 0) -> dict[str, MountedAttention]:
+def mount(
+    unet: nn.Module, linfusion: LinFusion, *, min_tokens: int = 0, own_weights: bool = False
+) -> dict[str, MountedAttention]:
     """Replace the self-attentions that ``linfusion`` names; all of them, or none if anything does not fit.
 
     Weights that checkpoint and teacher have in common, bit for bit, exist once afterwards (the teacher's). Of the
@@ -39,6 +41,9 @@ def mount(unet: nn.Module, linfusion: LinFusion, *, min_tokens: int = 0) -> dict
         linfusion: the checkpoint; its modules become part of the UNet, of this one alone, and take its device and
             dtype.
         min_tokens: a layer that is given fewer tokens than this computes the teacher's softmax attention.
+        own_weights: for training. No weight is the teacher's, also where the numbers are the same, and each stays in
+            the dtype that it has in ``linfusion``; the teacher's are part of the UNet beside them, so that
+            :func:`~linzoo.attention.mounted.softmax` switches between the two.
 
     Returns:
         The mounted layers by name.
@@ -50,10 +55,11 @@ def mount(unet: nn.Module, linfusion: LinFusion, *, min_tokens: int = 0) -> dict
     sites = [unet.get_submodule(name) for name in _checked_names(unet, linfusion)]
     dtype = getattr(unet, "dtype", torch.float32)
     for index, site in enumerate(sites):
-        _fit(linfusion.layer(index), site, dtype)
+        _fit(linfusion.layer(index), site, None if own_weights else dtype)
     try:
         for index, site in enumerate(sites):
-            _mount_layer(site, linfusion.mixers[index], linfusion.layer(index), min_tokens)
+            moving = bool(min_tokens) or own_weights
+            _mount_layer(site, linfusion.mixers[index], linfusion.layer(index), min_tokens, moving)
     except BaseException:
         unmount(unet)
         raise
@@ -61,22 +67,24 @@ def mount(unet: nn.Module, linfusion: LinFusion, *, min_tokens: int = 0) -> dict
     return mounted_layers(unet)
 
 
-def unmount(unet: nn.Module) -> None:
+def unmount(unet: nn.Module, names: Collection[str] | None = None) -> None:
     """Give back the teacher's softmax attentions, bit for bit (cast, if the UNet was cast meanwhile).
 
     Adapters stay as they are now, those that were loaded while mounted among them. A UNet without mounted layers
-    is left as it is.
+    is left as it is. With ``names`` only these layers go.
 
     Raises:
         MountError: an offloading, casting or caching hook was put on a mounted layer and is still there.
     """
-    layers = mounted_layers(unet)
+    mounted = mounted_layers(unet)
+    layers = {name: layer for name, layer in mounted.items() if names is None or name in names}
     refuse_hooks(unet, layers)
     for layer in layers.values():  # before anything changes: it may run out of memory
         _move_teacher(layer)
     for layer in layers.values():
         _unmount_layer(layer)
-    vars(unet).pop("save_pretrained", None)
+    if len(layers) == len(mounted):
+        vars(unet).pop("save_pretrained", None)
 
 
 def mounted_layers(unet: nn.Module) -> dict[str, MountedAttention]:
@@ -140,9 +148,14 @@ def _check_site(name: str, site: nn.Module, heads: int, weights: nn.ModuleDict) 
             )
 
 
-def _fit(weights: nn.ModuleDict, site: Attention, dtype: torch.dtype) -> None:
-    """Bring a layer's weights where the UNet's are; take the teacher's own layers where the numbers are the same."""
+def _fit(weights: nn.ModuleDict, site: Attention, dtype: torch.dtype | None) -> None:
+    """Bring a layer's weights where the UNet's are; take the teacher's own layers where the numbers are the same.
+
+    With no dtype the weights keep theirs, and are their own.
+    """
     weights.to(device=base_of(site.to_q).weight.device, dtype=dtype).train(site.training)
+    if dtype is None:
+        return
     for path in LEAVES.values():
         old = base_of(site.get_submodule(path))
         if _equal(old, weights.get_submodule(path)):
@@ -150,11 +163,15 @@ def _fit(weights: nn.ModuleDict, site: Attention, dtype: torch.dtype) -> None:
 
 
 def _mount_layer(
-    site: Attention, mixer: type[MountedAttention], weights: nn.ModuleDict, min_tokens: int
+    site: Attention,
+    mixer: type[MountedAttention],
+    weights: nn.ModuleDict,
+    min_tokens: int,
+    moving: bool,
 ) -> None:
-    """Every step leaves what :func:`_unmount_layer` can undo."""
+    """Every step leaves what :func:`_unmount_layer` can undo. A ``moving`` teacher is part of the UNet."""
     _forget_removed_hooks(site)
-    site.teacher = nn.ModuleDict() if min_tokens else {}
+    site.teacher = nn.ModuleDict() if moving else {}
     site.min_tokens = min_tokens
     site.own_children = ()
     site.__class__ = mixer
@@ -171,7 +188,9 @@ def _mount_layer(
 
 
 def _move_teacher(layer: MountedAttention) -> None:
-    """Bring the teacher's leaves where the layer is by now."""
+    """Bring the teacher's leaves where the layer is by now; in a module they have moved with it."""
+    if isinstance(layer.teacher, nn.ModuleDict):
+        return
     like = base_of(layer.to_q).weight
     for base in layer.teacher.values():
         base.to(device=like.device, dtype=like.dtype)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import sys
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -56,8 +58,8 @@ class MountedAttention(Attention):  # type: ignore[misc]
     Attributes:
         teacher: the teacher's linear layers that the mounted ones replaced, by name in ``LEAVES``; a layer whose
             weights the teacher and the checkpoint have in common is not here, both use one copy. A plain ``dict``
-            (held where it was at mounting, out of the way of ``.to()``), or with ``min_tokens`` an
-            ``nn.ModuleDict`` that moves with the UNet.
+            (held where it was at mounting, out of the way of ``.to()``), or with ``min_tokens`` or ``own_weights``
+            an ``nn.ModuleDict`` that moves with the UNet.
         min_tokens: with fewer tokens than this, the layer computes the teacher's own softmax attention.
         own_children: names of the mixer's children that the teacher's attention does not have.
     """
@@ -161,6 +163,22 @@ class MountedAttention(Attention):  # type: ignore[misc]
         """One of the teacher's linear layers, under the adapters that are on the mounted one."""
         teacher = self.teacher[name] if name in self.teacher else None  # noqa: SIM401 (nn.ModuleDict has no get)
         return project(self.get_submodule(LEAVES[name]), teacher, x)
+
+
+@contextlib.contextmanager
+def softmax(layers: Iterable[MountedAttention]) -> Iterator[None]:
+    """Let layers compute the teacher's own softmax attention at every size, for the length of a ``with`` block.
+
+    They must have been mounted with ``own_weights`` or ``min_tokens``, so that the teacher's weights are at hand.
+    """
+    before = [(layer, layer.min_tokens) for layer in layers]
+    for layer, _ in before:
+        layer.min_tokens = sys.maxsize
+    try:
+        yield
+    finally:
+        for layer, min_tokens in before:
+            layer.min_tokens = min_tokens
 
 
 def _key_bias(attention_mask: torch.Tensor | None, hidden_states: torch.Tensor) -> torch.Tensor | None:

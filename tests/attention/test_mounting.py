@@ -19,6 +19,7 @@ from linzoo.attention.errors import MountError, UnsupportedAttentionError
 from linzoo.attention.handle import read_linfusion
 from linzoo.attention.linfusion import LinFusion
 from linzoo.attention.mount import mount, mounted_layers, unmount
+from linzoo.attention.mounted import softmax
 from linzoo.checkpoints.components import component_config
 from linzoo.errors import LinzooError, UsageError
 
@@ -462,3 +463,48 @@ def test_a_teacher_that_cannot_be_moved_back_leaves_all_mounted(
         pytest.fail("the teacher does not stand yet")
     assert torch.equal(run(unet), student)
     assert len(handle.modules) == SD_SITES
+
+
+@pytest.mark.parametrize("of_teacher", [False, True])
+def test_own_weights_are_shared_with_nothing_and_keep_their_dtype(tmp_path: Path, of_teacher: bool) -> None:
+    unet = tiny_unet().to(torch.bfloat16)
+    before = state(unet)
+    linfusion = read_linfusion(write_linfusion(unet, tmp_path, of_teacher=of_teacher))
+    linfusion.float()
+    layers = mount(unet, linfusion, own_weights=True)
+    assert {parameter.dtype for parameter in linfusion.parameters()} == {torch.float32}
+    for layer in layers.values():
+        assert set(layer.teacher) == {"q", "k", "v", "out"}
+        assert {parameter.dtype for parameter in layer.teacher.parameters()} == {torch.bfloat16}
+    unmount(unet)
+    assert same(state(unet), before)
+
+
+def test_softmax_makes_a_mounted_unet_the_stock_unet(tmp_path: Path) -> None:
+    unet = tiny_unet()
+    stock = run(unet)
+    layers = mount(unet, read_linfusion(write_linfusion(unet, tmp_path)), own_weights=True)
+    linear = run(unet)
+    with softmax(layers.values()):
+        assert torch.equal(run(unet), stock)
+    assert torch.equal(run(unet), linear)
+    with pytest.raises(RuntimeError, match="stop"), softmax(layers.values()):
+        raise RuntimeError("stop")
+    assert torch.equal(run(unet), linear)
+
+
+def test_some_layers_alone_are_unmounted(tmp_path: Path) -> None:
+    unet = tiny_unet()
+    stock = run(unet)
+    layers = mount(unet, read_linfusion(write_linfusion(unet, tmp_path)), own_weights=True)
+    first, *others = layers
+    with softmax([layers[first]]):
+        expected = run(unet)
+    unmount(unet, [first])
+    assert list(mounted_layers(unet)) == others
+    assert torch.equal(run(unet), expected)
+    with pytest.raises(MountError, match="would load again"):
+        unet.save_pretrained(tmp_path / "unet")
+    unmount(unet, others)
+    assert torch.equal(run(unet), stock)
+    unet.save_pretrained(tmp_path / "unet")

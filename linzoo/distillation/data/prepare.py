@@ -1,0 +1,126 @@
+"""Everything that a run trains on, encoded and on disk before its first step."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from linzoo.distillation.data.cache import Cache
+from linzoo.distillation.data.draw import TeacherDraws
+from linzoo.distillation.data.encode import text_identity
+from linzoo.distillation.data.fill import LatentFill, fill_texts
+from linzoo.distillation.data.items import Progress, Size, Source, fingerprint
+from linzoo.distillation.data.latents import LatentData
+from linzoo.distillation.data.manifest import Manifest, join_parts, read_manifest
+from linzoo.distillation.data.sources import open_source
+from linzoo.distillation.errors import DataError
+from linzoo.distillation.recipe import Recipe
+from linzoo.plugin import Variant
+
+
+def prepare_data(
+    recipe: Recipe,
+    pipe: Any,
+    *,
+    variant: Variant,
+    device: torch.device | str,
+    rank: int = 0,
+    world: int = 1,
+    barrier: Callable[[], None] = lambda: None,
+    progress: Progress = lambda done, total, name: None,
+    limit: int | None = None,
+) -> LatentData:
+    """Encode what a recipe trains on, as far as the caches lack it, and open it.
+
+    What is in the caches is checked first: a damaged file is removed and what it held made again. A run that is
+    killed goes on where it was; a second run with the same data reads neither pictures nor encoders.
+
+    Args:
+        recipe: says what the data is, at which sizes, and where the caches are.
+        pipe: the teacher's pipeline, with its own attention.
+        variant: of the teacher; its native size counts where the recipe names none.
+        device: where encoders and teacher run.
+        rank: number of this process; it encodes every ``world``-th item.
+        world: number of processes, which share the cache's folder.
+        barrier: returns when all processes have called it.
+        progress: told of every item of this process and of captions.
+        limit: take so many items at most, and at the first size alone: enough to calibrate with.
+
+    Raises:
+        DataError: the data cannot be read or is too little.
+        CheckpointError: the caches cannot be written, or the disk has too little room.
+    """
+    most = min((each for each in (recipe.data.max_items, limit) if each is not None), default=None)
+    source = open_source(recipe.data, most)
+    if source.count is not None:
+        _require_items(recipe, source.count)
+    maker = TeacherDraws(pipe, _sizes(recipe, pipe, variant, finish=limit is None), recipe.data.sampling)
+    root = cache_folder(recipe.data.cache)
+    latents = Cache(root / f"latents-{fingerprint(maker.about)[:16]}", maker.about)
+    about_texts = text_identity(pipe)
+    texts = Cache(root / f"texts-{fingerprint(about_texts)[:16]}", about_texts)
+    notes = [note for cache in (latents, texts) for note in cache.verify(rank, world)]
+    barrier()
+    latents.open()
+    texts.open()
+    path = latents.folder / f"set-{fingerprint(source.stamp, maker.choice)[:16]}.json"
+    manifest = read_manifest(path)
+    whole = manifest is not None and all(key in latents for row in manifest.rows for _, key in row.views)
+    barrier()  # all have seen the same files before one writes
+    if manifest is None or not whole:
+        LatentFill(source, maker, latents, progress).run(path, rank, world)
+        manifest = _joined(path, source, rank, world, barrier)
+        latents.open()
+    _require_items(recipe, len({row.item for row in manifest.rows}))
+    fill_texts(pipe, [row.caption for row in manifest.rows], texts, device, progress, rank, world)
+    barrier()
+    texts.open()
+    return LatentData(manifest, latents, texts, recipe.data.held_out, [maker.about, about_texts], notes)
+
+
+def cache_folder(named: str | None) -> Path:
+    """Where the caches are: the recipe's folder, ``$LINZOO_CACHE``, or the user's cache folder on this system."""
+    if named is not None:
+        return Path(named).expanduser()
+    if told := os.environ.get("LINZOO_CACHE"):
+        return Path(told).expanduser() / "distillation"
+    if sys.platform == "win32":
+        base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
+    elif sys.platform == "darwin":
+        base = Path.home() / "Library" / "Caches"
+    else:
+        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return base / "linzoo" / "distillation"
+
+
+def _sizes(recipe: Recipe, pipe: Any, variant: Variant, *, finish: bool) -> list[Size]:
+    """The size that is trained at, and those of the finish."""
+    native = variant.native_size[pipe.scheduler.config.prediction_type]
+    sizes = [recipe.data.size or (native, native)]
+    if finish and recipe.distill is not None and recipe.distill.finish is not None:
+        sizes += recipe.distill.finish.sizes
+    return list(dict.fromkeys(sizes))
+
+
+def _joined(path: Path, source: Source, rank: int, world: int, barrier: Callable[[], None]) -> Manifest:
+    barrier()
+    if rank == 0:
+        join_parts(path, world, source.notes)
+    barrier()
+    manifest = read_manifest(path)
+    if manifest is None:
+        raise DataError(f"{path}: was written and cannot be read; is the cache on a shared disk that lags?")
+    return manifest
+
+
+def _require_items(recipe: Recipe, items: int) -> None:
+    if items <= recipe.data.held_out:
+        raise DataError(
+            f"{recipe.data.source}: {items} items are too few: {recipe.data.held_out} are kept from training "
+            "(data.held_out) and at least one more must be left; add items or lower held_out"
+        )

@@ -14,6 +14,7 @@ from linzoo.cli.inspect import inspect
 from linzoo.cli.list import list_entries
 from linzoo.cli.plugin_commands import RootGroup
 from linzoo.cli.plugins import plugins
+from linzoo.cli.recipes import recipes
 from linzoo.cli.show import show
 
 
@@ -38,4 +39,5 @@ main.add_command(generate)
 main.add_command(inspect)
 main.add_command(list_entries)
 main.add_command(plugins)
+main.add_command(recipes)
 main.add_command(show)

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from linzoo.plugin import AttentionPlan, AttentionRule, Fingerprint, Resource, Variant, hookimpl
+from linzoo.plugin import (
+    AttentionPlan,
+    AttentionRule,
+    DistillRecipe,
+    Fingerprint,
+    Resource,
+    Variant,
+    hookimpl,
+)
 
 _TEACHER = Resource("linzoo_mini", "weights/teacher")
 
@@ -32,6 +40,7 @@ def linzoo_variants() -> Iterator[Variant]:
             "mini-3d": Resource("linzoo_mini", "weights/mini-3d.safetensors"),
         },
         default_plan="mini-full",
+        default_distill="mini",
         license="apache-2.0",
         tiny={
             "block_out_channels": (8, 16, 16),
@@ -62,4 +71,21 @@ def linzoo_attention_plans() -> Iterator[AttentionPlan]:
         variant="mini",
         rules=(AttentionRule(channels=88, mixer="softmax"), AttentionRule(mixer="generalized-linear")),
         expect_replaced=6,
+    )
+
+
+@hookimpl
+def linzoo_distill_recipes() -> Iterator[DistillRecipe]:
+    """Ours, and the published hyper-parameters to compare with."""
+    yield DistillRecipe(
+        id="mini",
+        summary="Calibrate, align, distil on a CPU in minutes.",
+        variant="mini",
+        document=Resource("linzoo_recipes", "mini/mini.yaml"),
+    )
+    yield DistillRecipe(
+        id="official-mini",
+        summary="The published losses and schedule from a random start; for comparison.",
+        variant="mini",
+        document=Resource("linzoo_recipes", "mini/official-mini.yaml"),
     )

@@ -5,7 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-from linzoo.plugin import AttentionPlan, AttentionRule, Fingerprint, Resource, Variant, hookimpl
+from linzoo.plugin import (
+    AttentionPlan,
+    AttentionRule,
+    DistillRecipe,
+    Fingerprint,
+    Resource,
+    Variant,
+    hookimpl,
+)
 
 _SMALL = ("mid_block.*", "down_blocks.2.*", "up_blocks.1.*")
 """Where a UNet has the fewest tokens."""
@@ -34,6 +42,7 @@ _SD15 = Variant(
     ),
     linfusion={"runwayml/stable-diffusion-v1-5": "Yuanshi/LinFusion-1-5"},
     default_plan="sd15-full",
+    default_distill="sd15",
     license="creativeml-openrail-m",
     tiny={
         "block_out_channels": (32, 64, 64, 64),
@@ -58,6 +67,7 @@ def _special(
         summary=summary,
         fingerprint=replace(_FINGERPRINT, in_channels=channels),
         refines="sd15",
+        default_distill=None,  # the recipes train on latents alone, and have no second picture
         component_overrides={"unet": {"in_channels": channels}, "model_index": {"_class_name": pipeline}},
         teachers=teachers,
         linfusion=linfusion,
@@ -106,4 +116,21 @@ def linzoo_attention_plans() -> Iterator[AttentionPlan]:
             AttentionRule(mixer="generalized-linear"),
         ),
         expect_replaced=10,
+    )
+
+
+@hookimpl
+def linzoo_distill_recipes() -> Iterator[DistillRecipe]:
+    """Ours, and the published hyper-parameters to compare with."""
+    yield DistillRecipe(
+        id="sd15",
+        summary="Calibrate, align, distil on what the teacher draws itself.",
+        variant="sd15",
+        document=Resource("linzoo_recipes", "sd15/sd15.yaml"),
+    )
+    yield DistillRecipe(
+        id="official-sd15",
+        summary="The published hyper-parameters from a random start; for comparison.",
+        variant="sd15",
+        document=Resource("linzoo_recipes", "sd15/official-sd15.yaml"),
     )

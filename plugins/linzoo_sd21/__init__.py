@@ -6,7 +6,15 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-from linzoo.plugin import AttentionPlan, AttentionRule, Fingerprint, Resource, Variant, hookimpl
+from linzoo.plugin import (
+    AttentionPlan,
+    AttentionRule,
+    DistillRecipe,
+    Fingerprint,
+    Resource,
+    Variant,
+    hookimpl,
+)
 
 _SMALL = ("mid_block.*", "down_blocks.2.*", "up_blocks.1.*")
 """Where a UNet has the fewest tokens."""
@@ -35,6 +43,7 @@ _SD21 = Variant(
     ),
     linfusion={"stabilityai/stable-diffusion-2-1": "Yuanshi/LinFusion-2-1"},
     default_plan="sd21-full",
+    default_distill="sd21",
     license="openrail++",
     tiny={
         "block_out_channels": (32, 64, 64, 64),
@@ -58,6 +67,7 @@ def _special(id: str, summary: str, channels: int, pipeline: str, **changes: Any
         summary=summary,
         fingerprint=replace(_FINGERPRINT, in_channels=channels),
         refines="sd21",
+        default_distill=None,  # the recipes train on latents alone, and have no second picture
         component_overrides={"unet": {"in_channels": channels}, "model_index": {"_class_name": pipeline}},
         linfusion={},
         tiny={**_SD21.tiny, "in_channels": channels},
@@ -109,4 +119,21 @@ def linzoo_attention_plans() -> Iterator[AttentionPlan]:
             AttentionRule(mixer="generalized-linear"),
         ),
         expect_replaced=10,
+    )
+
+
+@hookimpl
+def linzoo_distill_recipes() -> Iterator[DistillRecipe]:
+    """Ours, and the published hyper-parameters to compare with."""
+    yield DistillRecipe(
+        id="sd21",
+        summary="Calibrate, align, distil on what the teacher draws itself.",
+        variant="sd21",
+        document=Resource("linzoo_recipes", "sd21/sd21.yaml"),
+    )
+    yield DistillRecipe(
+        id="official-sd21",
+        summary="The published hyper-parameters from a random start; for comparison.",
+        variant="sd21",
+        document=Resource("linzoo_recipes", "sd21/official-sd21.yaml"),
     )

@@ -5,7 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-from linzoo.plugin import AttentionPlan, AttentionRule, Fingerprint, Resource, Variant, hookimpl
+from linzoo.plugin import (
+    AttentionPlan,
+    AttentionRule,
+    DistillRecipe,
+    Fingerprint,
+    Resource,
+    Variant,
+    hookimpl,
+)
 
 _SMALL = ("mid_block.*", "down_blocks.2.*", "up_blocks.0.*")
 """Where a UNet has the fewest tokens."""
@@ -31,6 +39,7 @@ _SDXL = Variant(
     teachers=("stabilityai/stable-diffusion-xl-base-1.0",),
     linfusion={"stabilityai/stable-diffusion-xl-base-1.0": "Yuanshi/LinFusion-XL"},
     default_plan="sdxl-full",
+    default_distill="sdxl",
     license="openrail++",
     tiny={
         "block_out_channels": (32, 64, 64),
@@ -58,6 +67,7 @@ def _special(id: str, summary: str, channels: int, size: int, pipeline: str, tea
         summary=summary,
         fingerprint=replace(_FINGERPRINT, in_channels=channels),
         refines="sdxl",
+        default_distill=None,  # the recipes train on latents alone, and have no second picture
         component_overrides={"unet": {"in_channels": channels}, "model_index": {"_class_name": pipeline}},
         native_size={"epsilon": size},
         teachers=(teacher,),
@@ -108,4 +118,21 @@ def linzoo_attention_plans() -> Iterator[AttentionPlan]:
             AttentionRule(mixer="generalized-linear", options=narrow),
         ),
         expect_replaced=10,
+    )
+
+
+@hookimpl
+def linzoo_distill_recipes() -> Iterator[DistillRecipe]:
+    """Ours, and the published hyper-parameters to compare with."""
+    yield DistillRecipe(
+        id="sdxl",
+        summary="Calibrate, align, distil on what the teacher draws itself.",
+        variant="sdxl",
+        document=Resource("linzoo_recipes", "sdxl/sdxl.yaml"),
+    )
+    yield DistillRecipe(
+        id="official-sdxl",
+        summary="The published hyper-parameters from a random start; for comparison.",
+        variant="sdxl",
+        document=Resource("linzoo_recipes", "sdxl/official-sdxl.yaml"),
     )

@@ -9,8 +9,9 @@ from typing import Any
 import click
 
 from linzoo.cli.common import Command, State, pass_state, progress
-from linzoo.cli.drawing import DType, open_teacher, sheet_of
+from linzoo.cli.drawing import open_teacher, sheet_of
 from linzoo.errors import UsageError
+from linzoo.plugin.requests import DType
 
 
 def _parse_size(_: click.Context, __: click.Parameter, value: str | None) -> tuple[int, int] | None:

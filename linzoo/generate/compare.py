@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from linzoo.errors import LinzooError, UsageError
+from linzoo.generate.memory import out_of_memory
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -117,7 +118,7 @@ def _explain_memory(pipe: Any, settings: Settings) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        if not any(words in str(error) for words in ("out of memory", "can't allocate memory")):
+        if not out_of_memory(error):
             raise
         what = "{}x{} pixels".format(*settings.size) if settings.size else "the model's own size"
         raise LinzooError(

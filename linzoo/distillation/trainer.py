@@ -271,7 +271,7 @@ class Trainer:
         self._clear_gradients()
         layer = first_non_finite(self._student.unet, again)
         if layer is not None:
-            return f"the output of layer '{layer}'"
+            return f"the output of layer '{layer}'" if layer else "the output of the whole UNet"
         for name, parameter in self._parameters.items():
             if parameter.grad is not None and not torch.isfinite(parameter.grad).all():
                 return f"the gradient of '{name}'"

@@ -19,10 +19,19 @@ from linzoo.distillation.trainer import Trainer
 WIDTH = 8
 
 
+class Layer(nn.Linear):
+    """A linear layer that gives no numbers when it is told to."""
+
+    poisoned = False
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return super().forward(tokens) * (float("nan") if self.poisoned else 1.0)
+
+
 class ToyStudent:
     def __init__(self) -> None:
         torch.manual_seed(0)
-        self.unet = nn.Sequential(nn.Linear(WIDTH, WIDTH), nn.GELU(), nn.Linear(WIDTH, WIDTH))
+        self.unet = nn.Sequential(Layer(WIDTH, WIDTH), nn.GELU(), Layer(WIDTH, WIDTH))
 
     @property
     def parameters(self) -> dict[str, nn.Parameter]:
@@ -61,12 +70,8 @@ class ToyObjective:
 
     def backward(self, batch: Batch, draws: Draws, share: float) -> Mapping[str, Tensor]:
         noisy = batch.latents + 0.1 * draws.normal("noise", (WIDTH,))
-        hook = None
-        if draws.step == self.poison:
-            hook = self.student.unet[2].register_forward_hook(lambda *call: call[-1] * float("nan"))
+        self.student.unet[2].poisoned = draws.step == self.poison
         output = self.student.unet(noisy)
-        if hook:
-            hook.remove()
         loss = (output - batch.latents.roll(1, dims=1).tanh()).square().mean()
         (share * loss).backward()
         return {"loss": loss.detach(), "kd": loss.detach() * 2}

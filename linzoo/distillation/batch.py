@@ -31,6 +31,14 @@ class Conditioning:
             return replace(self, text=text)
         return replace(self, text=text, pooled=torch.where(mask[:, None], other.pooled, self.pooled))
 
+    def cat(self, other: Conditioning) -> Conditioning:
+        """These rows, then those of ``other``."""
+        rows = [
+            None if mine is None or theirs is None else torch.cat([mine, theirs])
+            for mine, theirs in ((self.pooled, other.pooled), (self.time_ids, other.time_ids))
+        ]
+        return Conditioning(torch.cat([self.text, other.text]), *rows)
+
     def kwargs(self) -> dict[str, object]:
         """The keyword arguments of the UNet's forward."""
         kwargs: dict[str, object] = {"encoder_hidden_states": self.text}
@@ -55,6 +63,11 @@ class Batch:
 
     def __len__(self) -> int:
         return len(self.latents)
+
+    def with_captions_dropped(self, share: float, draws: Draws) -> Conditioning:
+        """The conditioning with this share of the captions, drawn by sample, replaced by the empty one."""
+        dropped = draws.uniform("caption") < share
+        return self.conditioning.where(dropped.to(self.latents.device), self.unconditional)
 
 
 @dataclass(frozen=True)

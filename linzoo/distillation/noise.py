@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import dataclass
 from typing import Any
 
+import torch
 from diffusers import DDIMScheduler
 from diffusers.training_utils import compute_snr
 from torch import Tensor
@@ -15,6 +17,21 @@ from linzoo.distillation.recipe import Timesteps
 
 TRAJECTORY_STEPS = 25
 """Sampling steps whose timesteps ``trajectory`` draws from."""
+
+
+@dataclass(frozen=True)
+class Noised:
+    """What a UNet is given for a batch's latents.
+
+    Attributes:
+        noise: (B, 4, height / 8, width / 8), standard normal.
+        latents: the noisy latents, of the same shape.
+        timesteps: (B,).
+    """
+
+    noise: Tensor
+    latents: Tensor
+    timesteps: Tensor
 
 
 class Noise:
@@ -51,6 +68,12 @@ class Noise:
                 "scheduler_config.json."
             )
         self._visited = _timesteps_of(scheduler) if self.settings.sampling == "trajectory" else None
+
+    def draw(self, latents: Tensor, draws: Draws) -> Noised:
+        """Draw timesteps and noise for clean latents, and add it."""
+        noise = draws.normal("noise", latents.shape[1:]).to(latents)
+        timesteps = self.timesteps(draws).to(latents.device)
+        return Noised(noise, self.add(latents, noise, timesteps), timesteps)
 
     def timesteps(self, draws: Draws) -> Tensor:
         """Timesteps to train on, (B,), drawn as the settings say.
@@ -118,5 +141,5 @@ def _timesteps_of(scheduler: Any) -> Tensor:
     """The timesteps that a sampler visits, each once."""
     sampler = copy.deepcopy(scheduler)
     sampler.set_timesteps(TRAJECTORY_STEPS)
-    timesteps: Tensor = sampler.timesteps
-    return timesteps.round().long().unique()
+    visited: Tensor = torch.unique(sampler.timesteps.round().long())
+    return visited

@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any
 
 import torch
+from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
 
 from linzoo.attention.leaves import LEAVES
@@ -39,14 +40,15 @@ class Student:
         MountError: the checkpoint does not fit the UNet.
     """
 
-    def __init__(self, unet: nn.Module, linfusion: LinFusion) -> None:
-        self.unet: Any = unet
-        self.unet.requires_grad_(False).eval()
-        self._dtype: torch.dtype = self.unet.dtype
-        trained = copy.deepcopy(linfusion).to(torch.promote_types(self._dtype, torch.float32))
-        mount(unet, trained.requires_grad_(True), own_weights=True)
+    def __init__(self, unet: UNet2DConditionModel, linfusion: LinFusion) -> None:
+        self.unet = unet.requires_grad_(False).eval()
+        self._dtype: torch.dtype = unet.dtype
+        trained = copy.deepcopy(linfusion).requires_grad_(True)
         self.entries: tuple[ModuleEntry, ...] = trained.entries
         self._weights = [trained.layer(index) for index in range(len(self.entries))]
+        for weights in self._weights:
+            weights.to(torch.promote_types(self._dtype, torch.float32))
+        mount(unet, trained, own_weights=True)
 
     @property
     def layers(self) -> dict[str, MountedAttention]:

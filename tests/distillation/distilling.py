@@ -11,7 +11,8 @@ from torch import nn
 
 from linzoo.attention.handle import read_linfusion
 from linzoo.attention.linfusion import LinFusion
-from linzoo.distillation.batch import Batch, Conditioning
+from linzoo.distillation.batch import Batch, Conditioning, Draws
+from linzoo.distillation.recipe import Recipe
 from linzoo.distillation.student import Student
 
 
@@ -42,3 +43,34 @@ def sample(unet: nn.Module, count: int = 2, *, seed: int = 1, size: int = 8) -> 
         return Conditioning(text, pooled, torch.tensor([[16.0, 16, 0, 0, 16, 16]]).repeat(count, 1).to(dtype))
 
     return Batch(normal(count, 4, size, size), conditioning(), conditioning())
+
+
+def recipe_of(**changes: object) -> Recipe:
+    """A recipe of one stage or several, ``align`` and ``distill``; ``caption_dropout`` is 0 unless told."""
+    dropout = changes.pop("caption_dropout", 0.0)
+    data = {"source": "prompts.txt", "caption_dropout": dropout}
+    return Recipe.model_validate(
+        {"schema_version": 1, "name": "test", "variant": "sd15", "data": data} | changes
+    )
+
+
+def draws_of(count: int, *, stage: str = "distill", step: int = 0, first: int = 0) -> Draws:
+    """The random numbers of ``count`` places of a batch."""
+    return Draws(0, stage, step, range(first, first + count))
+
+
+def part_of(batch: Batch, rows: slice) -> Batch:
+    """Some samples of a batch."""
+
+    def cut(conditioning: Conditioning) -> Conditioning:
+        pooled, time_ids = (
+            None if each is None else each[rows] for each in (conditioning.pooled, conditioning.time_ids)
+        )
+        return Conditioning(conditioning.text[rows], pooled, time_ids)
+
+    return Batch(batch.latents[rows], cut(batch.conditioning), cut(batch.unconditional))
+
+
+def gradients(student: Student) -> dict[str, torch.Tensor]:
+    """The gradients of the trained weights by name."""
+    return {name: each.grad for name, each in student.parameters.items() if each.grad is not None}

@@ -16,6 +16,7 @@ from typing import BinaryIO
 import numpy as np
 
 from linzoo.checkpoints.atomic import fsync_folder
+from linzoo.checkpoints.digest import Digest
 from linzoo.checkpoints.header import DTYPES, MAX_HEADER
 from linzoo.errors import CheckpointError
 
@@ -158,3 +159,16 @@ class SafetensorsWriter:
         self.sha256 = self._hash.hexdigest()
         self._part.replace(self.path)
         fsync_folder(self.path.parent)
+
+
+def write_file(path: Path, content: bytes) -> Digest:
+    """Write a small file and wait until the disk has it.
+
+    Raises:
+        OSError: the disk refuses.
+    """
+    with path.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    return Digest(len(content), hashlib.sha256(content).hexdigest())

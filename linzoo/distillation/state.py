@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import re
 import shutil
 from collections.abc import Callable, Mapping
@@ -17,6 +16,7 @@ from linzoo.checkpoints.atomic import new_folder, require_space
 from linzoo.checkpoints.digest import digest
 from linzoo.checkpoints.folder import read_json
 from linzoo.checkpoints.lock import encode_json
+from linzoo.checkpoints.writer import write_file
 from linzoo.distillation.errors import DistillationError
 from linzoo.distillation.tensors import write_tensors
 from linzoo.errors import CheckpointError
@@ -77,10 +77,7 @@ class States:
                 for name, tensors in files.items()
             }
             document = {**record, "state_version": STATE_VERSION, "step": step, "files": written}
-            with (folder / RECORD_NAME).open("wb") as file:
-                file.write(encode_json(document))
-                file.flush()
-                os.fsync(file.fileno())
+            write_file(folder / RECORD_NAME, encode_json(document))
         for old in self.steps()[: -self._keep_last]:
             self._remove(old)
         return target

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -28,7 +26,7 @@ from linzoo.checkpoints.lock import (
     files_read,
     plain,
 )
-from linzoo.checkpoints.writer import SafetensorsWriter, TensorSpec
+from linzoo.checkpoints.writer import SafetensorsWriter, TensorSpec, write_file
 from linzoo.init.numbers import dtype_name
 from linzoo.init.planning import ConversionPlan, blamed_on, plan_conversion
 
@@ -150,7 +148,7 @@ def execute(
         }
         folder = stack.enter_context(new_folder(out, replace=earlier is not None))
         outputs = {
-            CONFIG_NAME: _write(folder / CONFIG_NAME, encode_json(plan.config.to_json())),
+            CONFIG_NAME: write_file(folder / CONFIG_NAME, encode_json(plan.config.to_json())),
             WEIGHTS_NAME: _write_weights(folder / WEIGHTS_NAME, plan, progress),
         }
         read = {role: each.result() for role, each in hashes.items()}
@@ -163,16 +161,8 @@ def execute(
         }
         if earlier is not None:
             earlier.check_replaceable(lock, force)
-        _write(folder / LOCK_NAME, encode_json(lock))
+        write_file(folder / LOCK_NAME, encode_json(lock))
     return ConversionResult(out, plan, written=True, free=free, lock=lock)
-
-
-def _write(path: Path, content: bytes) -> Digest:
-    with path.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    return Digest(len(content), hashlib.sha256(content).hexdigest())
 
 
 def _write_weights(path: Path, plan: ConversionPlan, progress: Progress | None) -> Digest:

@@ -146,8 +146,9 @@ def linzoo_card_sections(card: Card) -> Iterable[CardSection]:
 def linzoo_distill_callbacks(run: DistillRun) -> Iterable[Callback]:
     """Watch a distillation: return functions that are called after every step.
 
-    Asked once, before the first step. Returns any iterable of functions that take a ``DistillStep``. A plugin that
-    raises here ends the command, and the error names it::
+    Asked once, before the first step, in the main process. Returns any iterable of functions that take a
+    ``DistillStep``. A plugin that raises here ends the command, and the error names it; one whose function raises later
+    ends the run after that step, whose state is saved::
 
         @hookimpl
         def linzoo_distill_callbacks(run):

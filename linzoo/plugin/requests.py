@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from linzoo.plugin.entries import DistillRecipe, PredictionType, Variant
+from linzoo.plugin.entries import PredictionType, Variant
 from linzoo.plugin.spec import Spec, check_filled
 
 DType = Literal["float32", "float16", "bfloat16"]
@@ -92,14 +92,16 @@ class DistillRun:
 
     Attributes:
         variant: the variant that is distilled.
-        recipe: the recipe that it follows.
+        recipe: name of the recipe that it follows.
+        document: the recipe's settings, every default written out.
         teacher: the SOURCE of the teacher.
         output: the folder that the run writes to.
-        steps: how many optimiser steps it will take.
+        steps: how many optimiser steps it takes in all.
     """
 
     variant: Variant
-    recipe: DistillRecipe
+    recipe: str
+    document: Mapping[str, Any]
     teacher: str
     output: Path
     steps: int
@@ -110,7 +112,7 @@ class DistillStep:
     """One optimiser step that was taken.
 
     Attributes:
-        step: its number, counted from 1.
+        step: its number, counted from 1 over all stages.
         losses: each loss by name.
     """
 

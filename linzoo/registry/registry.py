@@ -19,6 +19,7 @@ from linzoo.plugin import (
     Check,
     DistillRecipe,
     DistillRun,
+    DistillStep,
     Entry,
     InitRecipe,
     LoadedTeacher,
@@ -178,13 +179,15 @@ class Registry:
     def distill_callbacks(self, run: DistillRun) -> tuple[Callback, ...]:
         """The functions that want to be called after every step of a distillation.
 
+        One that fails later raises a ``PluginError`` that names its plugin, too.
+
         Raises:
             PluginError: a plugin failed; the message names it.
         """
         callbacks: list[Callback] = []
         for plugin, ask in self._impls("linzoo_distill_callbacks", run):
             try:
-                callbacks += _listed(ask(), Callable)
+                callbacks += [_blaming(plugin, callback) for callback in _listed(ask(), Callable)]
             except KeyboardInterrupt:
                 raise
             except BaseException as error:
@@ -243,6 +246,18 @@ class Registry:
         if guilty.origin == "built-in" and isinstance(error, LinzooError):
             return error
         return _failed(guilty, hook, error)
+
+
+def _blaming(plugin: PluginStatus, callback: Callback) -> Callback:
+    def call(step: DistillStep) -> None:
+        try:
+            callback(step)
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
+            raise _failed(plugin, "a callback of linzoo_distill_callbacks", error) from error
+
+    return call
 
 
 def _has_code(impl: Any) -> bool:

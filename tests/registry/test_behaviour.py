@@ -11,11 +11,9 @@ from dists import HEAD, Site, variant, variants
 from linzoo.errors import CheckpointError, PluginError
 from linzoo.plugin import (
     Card,
-    DistillRecipe,
     DistillRun,
     DistillStep,
     PushPlan,
-    Resource,
     TeacherRequest,
     Variant,
 )
@@ -182,16 +180,34 @@ class TestDistillCallbacks:
 
     @pytest.fixture
     def run(self, kolors: Variant) -> DistillRun:
-        recipe = DistillRecipe(id="quick", variant="kolors", document=Resource("linzoo", "quick.yaml"))
-        return DistillRun(variant=kolors, recipe=recipe, teacher="mini", output=Path("out"), steps=3)
+        return DistillRun(
+            variant=kolors, recipe="quick", document={"seed": 0}, teacher="mini", output=Path("out"), steps=3
+        )
 
     def test_callbacks_of_all_plugins_in_the_order_of_their_names(
         self, site: Site, build: Callable[..., Registry], run: DistillRun
     ) -> None:
-        site.add("linzoo-b", implement(self.HOOK, "return [lambda step: run.teacher + str(step.step)]"))
-        site.add("linzoo-a", implement(self.HOOK, "return [lambda step: step.losses['mse']]"))
-        step = DistillStep(step=2, losses={"mse": 0.5})
-        assert [callback(step) for callback in build().distill_callbacks(run)] == [0.5, "mini2"]
+        site.add(
+            "linzoo-b",
+            implement(
+                self.HOOK, "return [lambda step: step.losses['seen'].append(run.teacher + str(step.step))]"
+            ),
+        )
+        site.add("linzoo-a", implement(self.HOOK, "return [lambda step: step.losses['seen'].append('a')]"))
+        seen: list[str] = []
+        for callback in build().distill_callbacks(run):
+            callback(DistillStep(step=2, losses={"seen": seen}))
+        assert seen == ["a", "mini2"]
+
+    def test_a_callback_that_fails_later_names_the_plugin(
+        self, site: Site, build: Callable[..., Registry], run: DistillRun
+    ) -> None:
+        site.add("linzoo-bad", implement(self.HOOK, "return [lambda step: step.losses['mse']]"))
+        [callback] = build().distill_callbacks(run)
+        with pytest.raises(
+            PluginError, match=r"plugin linzoo-bad 1\.0 failed in a callback of .*KeyError: 'mse'"
+        ):
+            callback(DistillStep(step=1, losses={}))
 
     @pytest.mark.parametrize(
         ("body", "says"),

@@ -40,8 +40,9 @@ class OfficialLayer(nn.Module):
         self.to_k = nn.Linear(width, width, bias=False)
         self.to_v = nn.Linear(width, width, bias=False)
         self.to_out = nn.ModuleList([nn.Linear(width, width), nn.Dropout(0.0)])
-        self.to_q_ = _branch(width)
-        self.to_k_ = _branch(width)
+        mid = weights["to_q_.0.weight"].shape[0]
+        self.to_q_ = _branch(width, mid)
+        self.to_k_ = _branch(width, mid)
         self.load_state_dict(dict(weights))
         self.eval()
 
@@ -56,9 +57,9 @@ class OfficialLayer(nn.Module):
         return y
 
 
-def _branch(width: int) -> nn.Sequential:
+def _branch(width: int, mid: int) -> nn.Sequential:
     return nn.Sequential(
-        nn.Linear(width, width), nn.LayerNorm(width), nn.LeakyReLU(inplace=True), nn.Linear(width, width)
+        nn.Linear(width, mid), nn.LayerNorm(mid), nn.LeakyReLU(inplace=True), nn.Linear(mid, width)
     )
 
 

@@ -53,7 +53,13 @@ def encode(pipe: Any, texts: Sequence[str]) -> Tensor:
 
 
 def draw_latents(
-    pipe: Any, texts: Sequence[str], size: tuple[int, int], seed: int, *, steps: int = 12, guidance: float = 4.0
+    pipe: Any,
+    texts: Sequence[str],
+    size: tuple[int, int],
+    seed: int,
+    *,
+    steps: int = 12,
+    guidance: float = 4.0,
 ) -> Tensor:
     """Latents that the teacher draws for the texts at (width, height) pixels."""
     width, height = size

@@ -23,9 +23,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from linzoo_benchmarks.csvfile import CsvFile, Format
+from linzoo_benchmarks.csvfile import CsvFile
 from linzoo_benchmarks.distillation.models import draw_latents, encode, open_pipeline, prompts
-from linzoo_benchmarks.environment import describe
+from linzoo_benchmarks.distillation.rows import RESOLUTION, ResolutionRow, origin
 
 SEEDS = (0, 1, 2)
 SIZES = {1: (128, 128), 2: (256, 128), 4: (256, 256)}
@@ -34,31 +34,6 @@ SHARPNESS = (1.0, 2.0, 4.0, 8.0)
 RIDGE = 1e-3
 """Times the mean of the diagonal: enough for a stable solution, little enough not to matter."""
 EPS = 1e-4
-
-
-@dataclass(frozen=True)
-class ResolutionRow:
-    """A mixer over ``factor`` times the tokens that it was fitted at.
-
-    Attributes:
-        error: squared error of the attention's output over that of the teacher's output, mean over layers.
-        growth: the same over the error at factor 1.
-    """
-
-    mixer: str
-    seed: int
-    factor: int
-    tokens: int
-    error: float
-    growth: float
-    device: str = ""
-    torch: str = ""
-    linzoo: str = ""
-    commit: str = ""
-    timestamp: str = ""
-
-
-FORMAT = Format(ResolutionRow, ("linzoo bench distill resolution",))
 
 
 @dataclass(frozen=True)
@@ -181,18 +156,19 @@ def run(out: Path, say: Callable[[str], None], *, source: str = "mini") -> list[
     Raises:
         BenchmarkError: ``out`` holds something else.
     """
-    file = CsvFile(out, FORMAT)
+    file = CsvFile(out, RESOLUTION)
     missing = [seed for seed in SEEDS if seed not in {row.seed for row in file.rows()}]
     pipe = open_pipeline(source) if missing else None
     for seed in missing:
         found = measure(pipe, seed)
         base = {mixer: error for mixer, factor, _, error in found if factor == 1}
-        where = describe(torch.device("cpu"))
         for mixer, factor, tokens, error in found:
             row = ResolutionRow(
-                mixer, seed, factor, tokens, error, error / base[mixer], where.device, where.torch, where.linzoo,
-                where.commit, where.timestamp,
+                mixer=mixer, seed=seed, factor=factor, tokens=tokens, error=error, growth=error / base[mixer],
+                **origin(),
             )  # fmt: skip
             file.append(row)
-            say(f"resolution, seed {seed}: {mixer} over {factor}x tokens: error {error:.3f}, {row.growth:.2f}x")
+            say(
+                f"resolution, seed {seed}: {mixer} over {factor}x tokens: error {error:.3f}, {row.growth:.2f}x"
+            )
     return file.rows()

@@ -86,7 +86,8 @@ class Cache:
             if path in self._shards:
                 continue
             try:
-                shard = self._shards[path] = safe_open(path, "pt", device="cpu")
+                shard: Any = safe_open(path, "pt", device="cpu")
+                self._shards[path] = shard
                 records: dict[str, Any] = json.loads(shard.metadata()["records"])
             except (OSError, SafetensorError, TypeError, KeyError, ValueError) as error:
                 raise DataError(

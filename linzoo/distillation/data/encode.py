@@ -48,7 +48,7 @@ def encode_pictures(vae: Any, pictures: Tensor, device: torch.device | str) -> T
     mean, std = config.get("latents_mean"), config.get("latents_std")
     if mean is not None and std is not None:
         latents = (latents - _per_channel(mean, latents)) / _per_channel(std, latents)
-    return latents * config.scaling_factor
+    return latents * float(config.scaling_factor)
 
 
 def text_identity(pipe: Any) -> dict[str, Any]:
@@ -110,7 +110,7 @@ def _per_channel(values: Sequence[float], latents: Tensor) -> Tensor:
 def _describe(named: tuple[str, Tensor]) -> tuple[str, str, list[int], str]:
     name, tensor = named
     content = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
-    return name, str(tensor.dtype), list(tensor.shape), hashlib.sha256(content).hexdigest()
+    return name, str(tensor.dtype), list(tensor.shape), hashlib.sha256(content.data).hexdigest()
 
 
 def _tokenizer_digest(tokenizer: Any) -> str:

@@ -68,11 +68,9 @@ class LatentFill:
         write_part(manifest, rank, world, rows, self._note())
 
     def _take(self, item: Item, known: set[str], writer: Writer) -> Row:
-        if item.caption is None:
-            raise Unusable("has no caption")
         content, views = self._maker.views(item)
-        missing = [view for view in views if view.key not in self._cache and view.key not in known]
-        for view in [self._maker.ready(view) for view in missing]:
+        missing = {view.key: view for view in views if view.key not in self._cache and view.key not in known}
+        for view in [self._maker.ready(view) for view in missing.values()]:
             known.add(view.key)
             waiting = self._waiting[view.kind]
             waiting.append(view)

@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 from linzoo.distillation.errors import DataError
@@ -27,12 +28,12 @@ class Item:
 
     Attributes:
         name: what messages call it: a file, a row, a prompt.
-        caption: None where it has none.
+        caption: what it shows.
         read: the bytes of its image file; None where the teacher draws the image. Raises :class:`Unusable`.
     """
 
     name: str
-    caption: str | None
+    caption: str
     read: Callable[[], bytes] | None = None
 
 
@@ -57,6 +58,29 @@ class Source(Protocol):
     def items(self, rank: int, world: int) -> Iterator[tuple[int, Item]]:
         """The items at positions ``rank``, ``rank + world``, … with their positions."""
         ...
+
+
+def unusable(name: str, why: str) -> Item:
+    """An item that is counted and left out."""
+
+    def read() -> bytes:
+        raise Unusable(why)
+
+    return Item(name, "", read)
+
+
+def read_file(path: Path) -> bytes:
+    """The bytes of an item's file; raises :class:`Unusable` where it cannot be read."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise Unusable(f"cannot be read: {error.strerror or error}") from error
+
+
+def file_stamp(path: Path) -> tuple[str, int, int]:
+    """Name, size and time of change of a file; raises an ``OSError`` where it cannot be read."""
+    status = path.stat()
+    return str(path), status.st_size, status.st_mtime_ns
 
 
 def fingerprint(*parts: object) -> str:

@@ -71,6 +71,5 @@ def at_once(size: Size) -> int:
 
 def stored_bytes(pipe: Any, size: Size) -> int:
     """Bytes of one float16 latent of a size."""
-    width, height = (side // pipe.vae_scale_factor for side in size)
-    channels: int = pipe.unet.config.in_channels
-    return channels * width * height * 2
+    factor, channels = int(pipe.vae_scale_factor), int(pipe.unet.config.in_channels)
+    return channels * (size[0] // factor) * (size[1] // factor) * 2

@@ -16,7 +16,9 @@ from linzoo.distillation.data.encode import text_identity
 from linzoo.distillation.data.fill import LatentFill, fill_texts
 from linzoo.distillation.data.items import Progress, Size, Source, fingerprint
 from linzoo.distillation.data.latents import LatentData
+from linzoo.distillation.data.maker import Maker
 from linzoo.distillation.data.manifest import Manifest, join_parts, read_manifest
+from linzoo.distillation.data.pictures import PictureLatents
 from linzoo.distillation.data.sources import open_source
 from linzoo.distillation.errors import DataError
 from linzoo.distillation.recipe import Recipe
@@ -59,7 +61,12 @@ def prepare_data(
     source = open_source(recipe.data, most)
     if source.count is not None:
         _require_items(recipe, source.count)
-    maker = TeacherDraws(pipe, _sizes(recipe, pipe, variant, finish=limit is None), recipe.data.sampling)
+    sizes = _sizes(recipe, pipe, variant, finish=limit is None)
+    maker: Maker
+    if recipe.data.kind == "prompts":
+        maker = TeacherDraws(pipe, sizes, recipe.data.sampling)
+    else:
+        maker = PictureLatents(pipe, sizes, recipe.data, device)
     root = cache_folder(recipe.data.cache)
     latents = Cache(root / f"latents-{fingerprint(maker.about)[:16]}", maker.about)
     about_texts = text_identity(pipe)

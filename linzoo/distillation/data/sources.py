@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from linzoo.distillation.data.folder import ImageFolder
+from linzoo.distillation.data.huggingface import HuggingFace
 from linzoo.distillation.data.items import Source
 from linzoo.distillation.data.prompts import Prompts
+from linzoo.distillation.data.webdataset import WebDataset
 from linzoo.distillation.recipe import Data
 from linzoo.errors import PluginError
 from linzoo.plugin.lazy import Resource
@@ -20,7 +23,9 @@ def open_source(data: Data, most: int | None) -> Source:
     """
     if data.kind == "prompts":
         return Prompts(locate(data.source), most)
-    raise NotImplementedError
+    if data.kind == "folder":
+        return ImageFolder(locate(data.source), data.caption_column, most)
+    return HuggingFace(data, most) if data.kind == "huggingface" else WebDataset(data, most)
 
 
 def locate(source: str) -> Path:

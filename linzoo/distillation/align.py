@@ -6,6 +6,7 @@ from functools import partial
 from typing import Any
 
 import torch
+from linzoo_kernels.torch_ops import without_autocast
 from torch import Tensor
 
 from linzoo.attention.mounted import MountedAttention
@@ -74,7 +75,7 @@ class AlignStage:
         target: Tensor,
     ) -> None:
         """A forward hook on the teacher's attention; the linear one is computed by name, whichever stands there."""
-        with torch.enable_grad(), torch.autocast(target.device.type, enabled=False):
+        with torch.enable_grad(), without_autocast(target.device.type):
             with self._student.autocast():
                 output = layer.mix_and_project(inputs[0], None)
             loss = self._loss(output, target).mean()

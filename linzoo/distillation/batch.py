@@ -31,6 +31,11 @@ class Conditioning:
             return replace(self, text=text)
         return replace(self, text=text, pooled=torch.where(mask[:, None], other.pooled, self.pooled))
 
+    def rows(self, index: Tensor | slice) -> Conditioning:
+        """Some of the rows."""
+        pooled, time_ids = (None if each is None else each[index] for each in (self.pooled, self.time_ids))
+        return Conditioning(self.text[index], pooled, time_ids)
+
     def cat(self, other: Conditioning) -> Conditioning:
         """These rows, then those of ``other``."""
         rows = [

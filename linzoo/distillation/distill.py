@@ -80,7 +80,7 @@ class DistillStage:
             what they sum up to with weights. Detached, on the samples' device.
         """
         inputs = self._inputs(batch, draws)
-        weights = self._weights(draws.step / self._settings.steps, inputs)
+        weights = self._weights(draws.step / max(self._settings.steps - 1, 1), inputs)
         with_features = "features" in weights
         with torch.no_grad(), self._student.teacher():
             teacher = self._predict(inputs, with_features)

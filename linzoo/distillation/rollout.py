@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
-
 import torch
 from torch import Tensor
 
@@ -23,16 +21,18 @@ def roll_out(
         noise: the diffusion process.
         noised: the noise to start from, and the timesteps to come to.
         conditioning: of the samples.
-        steps: equal steps that each sample takes, whatever its timestep: that many forward passes.
+        steps: of a whole trajectory, down to a clean picture; a sample takes its part of them, at least one.
 
     Returns:
         Noisy latents at the timesteps of ``noised``.
     """
-    latents, first = noised.noise, noise.steps - 1
-    ways = torch.linspace(0, 1, steps + 1, device=latents.device)[:, None]
-    visited = (first + (noised.timesteps - first) * ways).round().long()
-    for here, there in pairwise(visited):
-        output = student.predict(latents, here, conditioning)
-        clean = noise.to_latents(output, latents, here)
-        latents = noise.add(clean, noise.to_noise(output, latents, here), there)
+    latents, first = noised.noise.clone(), noise.steps - 1
+    way = first - noised.timesteps
+    counts = (steps * way / first).round().long().clamp(min=1)
+    for step in range(int(counts.max())):
+        rows = (counts > step).nonzero().flatten()  # those that have not arrived
+        here, there = (first - way[rows] * done // counts[rows] for done in (step, step + 1))
+        output = student.predict(latents[rows], here, conditioning.rows(rows))
+        clean = noise.to_latents(output, latents[rows], here)
+        latents[rows] = noise.add(clean, noise.to_noise(output, latents[rows], here), there)
     return latents

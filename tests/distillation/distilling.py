@@ -61,14 +61,7 @@ def draws_of(count: int, *, stage: str = "distill", step: int = 0, first: int = 
 
 def part_of(batch: Batch, rows: slice) -> Batch:
     """Some samples of a batch."""
-
-    def cut(conditioning: Conditioning) -> Conditioning:
-        pooled, time_ids = (
-            None if each is None else each[rows] for each in (conditioning.pooled, conditioning.time_ids)
-        )
-        return Conditioning(conditioning.text[rows], pooled, time_ids)
-
-    return Batch(batch.latents[rows], cut(batch.conditioning), cut(batch.unconditional))
+    return Batch(batch.latents[rows], batch.conditioning.rows(rows), batch.unconditional.rows(rows))
 
 
 def gradients(student: Student) -> dict[str, torch.Tensor]:

@@ -169,7 +169,7 @@ def test_a_guided_step_learns_the_guided_output(name: str) -> None:
         "noise": F.mse_loss(conditional, noised.noise),
         "features": torch.stack(features).mean(),
     }
-    weight = 0.1 * (1 + torch.cos(torch.tensor(torch.pi * step / 100, dtype=torch.float64)))
+    weight = 0.1 * (1 + torch.cos(torch.tensor(torch.pi * step / 99, dtype=torch.float64)))
     loss = expected["guided"] + 0.1 * expected["noise"] + weight * expected["features"]
     loss.backward()
     torch.testing.assert_close(terms.pop("kd"), F.mse_loss(conditional, its_conditional).detach())
@@ -177,6 +177,14 @@ def test_a_guided_step_learns_the_guided_output(name: str) -> None:
         torch.testing.assert_close(terms.pop(term), value.detach(), rtol=1e-8, atol=0)
     assert not terms
     assert_gradients(student, two)
+
+
+def test_features_are_not_captured_once_they_count_no_more() -> None:
+    recipe = distill_recipe({"features": {"weight": {"start": 0.2, "end": 0.0}}, "guided": None})
+    student = student_of(tiny_unet())
+    batch, stage = sample(student.unet), stage_of(student, recipe)
+    assert "features" in stage.backward(batch, draws_of(2, step=98), 1.0)
+    assert set(stage.backward(batch, draws_of(2, step=99), 1.0)) == {"loss", "kd"}
 
 
 def test_min_snr_weighs_the_samples() -> None:

@@ -25,7 +25,7 @@ def test_a_rollout_is_ddim_sampling_with_the_student(prediction: str) -> None:
     batch, noise = sample(student.unet), Noise(scheduler(prediction))
     start = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(3))
     timesteps = torch.tensor([199, 199])
-    rolled = roll_out(student, noise, Noised(start, start, timesteps), batch.conditioning, 8)
+    rolled = roll_out(student, noise, Noised(start, start, timesteps), batch.conditioning, 10)
 
     sampler = scheduler(prediction, timestep_spacing="trailing", steps_offset=0)
     sampler.set_timesteps(10)  # 999, 899, …: down to 199 in 8 steps
@@ -44,9 +44,12 @@ def test_each_sample_comes_to_its_own_timestep() -> None:
     batch, noise = sample(student.unet), Noise(scheduler("epsilon"))
     start = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(3))
     timesteps = torch.tensor([199, 999])
-    rolled = roll_out(student, noise, Noised(start, start, timesteps), batch.conditioning, 4)
+    passes: list[int] = []
+    student.unet.register_forward_pre_hook(lambda module, inputs: passes.append(len(inputs[0])))
+    rolled = roll_out(student, noise, Noised(start, start, timesteps), batch.conditioning, 5)
+    assert passes == [2, 1, 1, 1]
     torch.testing.assert_close(rolled[1], start[1], rtol=1e-3, atol=1e-4)
-    both = roll_out(student, noise, Noised(start, start, torch.tensor([199, 199])), batch.conditioning, 4)
+    both = roll_out(student, noise, Noised(start, start, torch.tensor([199, 199])), batch.conditioning, 5)
     torch.testing.assert_close(rolled[0], both[0], rtol=1e-4, atol=1e-4)
 
 

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from linzoo.distillation.batch import Conditioning, Draws
+from linzoo.distillation.batch import Batch, Conditioning, Draws
 
 
 @given(st.integers(0, 2**31), st.integers(0, 10**6), st.integers(1, 6), st.integers(0, 6))
@@ -60,3 +60,23 @@ def test_dropped_captions_keep_their_time_ids() -> None:
     assert mixed.pooled is not None
     assert mixed.pooled.mean(dim=1).tolist() == [1, 0]
     assert mixed.time_ids is own.time_ids
+
+
+@pytest.mark.parametrize("sdxl", [False, True])
+def test_rows_are_cut_and_put_together(sdxl: bool) -> None:
+    further = (torch.rand(4, 5), torch.rand(4, 6)) if sdxl else ()
+    whole = Conditioning(torch.rand(4, 3, 2), *further)
+    again = whole.rows(slice(1, 4)).cat(whole.rows(torch.tensor([0])))
+    order = torch.tensor([1, 2, 3, 0])
+    assert torch.equal(again.text, whole.text[order])
+    for found, all_rows in ((again.pooled, whole.pooled), (again.time_ids, whole.time_ids)):
+        assert (found is None) is not sdxl
+        assert all_rows is None or (found is not None and torch.equal(found, all_rows[order]))
+
+
+def test_captions_are_dropped_by_sample_and_share() -> None:
+    own, empty = Conditioning(torch.zeros(200, 3, 4)), Conditioning(torch.ones(200, 3, 4))
+    batch, draws = Batch(torch.zeros(200, 4, 1, 1), own, empty), Draws(0, "distill", 0, range(200))
+    assert batch.with_captions_dropped(0.0, draws).text.sum() == 0
+    assert batch.with_captions_dropped(0.3, draws).text[:, 0, 0].mean().item() == pytest.approx(0.3, abs=0.1)
+    assert batch.with_captions_dropped(1.0, draws).text.mean() == 1

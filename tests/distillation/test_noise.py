@@ -7,6 +7,8 @@ import math
 import pytest
 import torch
 from diffusers import DDIMScheduler, EulerDiscreteScheduler, PNDMScheduler
+from hypothesis import given
+from hypothesis import strategies as st
 
 from linzoo.distillation.batch import Draws
 from linzoo.distillation.errors import DistillationError
@@ -66,6 +68,16 @@ def test_the_target_is_what_gives_latents_and_noise_back(
     torch.testing.assert_close(target, expected, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(process.to_latents(target, noisy, TIMESTEPS), latents, rtol=1e-3, atol=1e-4)
     torch.testing.assert_close(process.to_noise(target, noisy, TIMESTEPS), noise, rtol=1e-3, atol=1e-4)
+
+
+@given(st.sampled_from(PREDICTIONS), st.integers(0, 998), st.integers(0, 2**31))
+def test_every_output_is_some_latents_and_some_noise(prediction: str, timestep: int, seed: int) -> None:
+    process, at = Noise(scheduler(prediction)), torch.tensor([timestep])
+    random = torch.Generator().manual_seed(seed)
+    noisy, output = torch.randn(2, 1, 4, 2, 2, generator=random, dtype=torch.float64)
+    clean, noise = process.to_latents(output, noisy, at), process.to_noise(output, noisy, at)
+    torch.testing.assert_close(process.add(clean, noise, at), noisy)
+    torch.testing.assert_close(process.target(clean, noise, at), output)
 
 
 @pytest.mark.parametrize("prediction", PREDICTIONS)

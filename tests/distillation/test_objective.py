@@ -6,6 +6,8 @@ import math
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from linzoo.distillation.objective import (
@@ -37,6 +39,26 @@ def test_a_weight_goes_along_half_a_cosine() -> None:
     assert weight_at(weight, 0.5) == pytest.approx(0.6)
     assert weight_at(weight, 1) == pytest.approx(1.0)
     assert weight_at(Weight(start=0.3), 0.7) == 0.3
+
+
+@given(st.floats(0, 10), st.floats(0, 10), st.floats(0, 1), st.floats(0, 1))
+def test_a_weight_stays_between_its_ends_and_never_turns(
+    start: float, end: float, first: float, second: float
+) -> None:
+    weight = Weight(start=start, end=end)
+    earlier, later = (weight_at(weight, progress) for progress in sorted((first, second)))
+    assert min(start, end) - 1e-9 <= earlier <= max(start, end) + 1e-9
+    assert (later - earlier) * (end - start) >= -1e-9
+
+
+@given(st.floats(1, 12), st.floats(0.1, 10), st.integers(0, 2**31))
+def test_the_guided_loss_of_independent_errors_is_about_that_of_one_output(
+    scale: float, size: float, seed: int
+) -> None:
+    random = torch.Generator().manual_seed(seed)
+    errors = size * torch.randn(2, 4, 64, 64, generator=random)
+    expected = size**2 * (scale**2 + (scale - 1) ** 2) / (1 + scale**2)
+    assert guided_loss(errors, torch.zeros_like(errors), scale).item() == pytest.approx(expected, rel=0.2)
 
 
 def test_mean_square_and_its_gradient() -> None:

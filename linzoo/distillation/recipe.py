@@ -144,8 +144,10 @@ class Calibrate(Section):
     micro_batch: Count = 8
     """Samples that are computed at once."""
     sharpness: Annotated[tuple[Positive, ...], Field(min_length=1)] = (1, 1.5, 2, 3, 4, 6, 8)
-    """Sharpnesses that are tried for each head; ``[1]`` leaves q and k as they are."""
-    ridge: tuple[Positive, ...] = (0.3, 0.1, 0.03, 0.01)
+    """Scales of q and k that are tried for each head; ``[1]`` without ``shift`` leaves q and k as they are."""
+    shift: tuple[NotNegative, ...] = (2, 4, 6)
+    """Shifts that are tried with pairs of opposed directions in place of a head's own; ``[]`` keeps to its own."""
+    ridge: tuple[Positive, ...] = (0.1, 0.03, 0.01, 0.003, 0.001)
     """Strengths of the regression that are tried; ``[]`` leaves ``to_out`` as it is."""
 
 

@@ -14,6 +14,7 @@ from linzoo.errors import LinzooError
 if TYPE_CHECKING:
     from linzoo.attention.handle import Handle, load
     from linzoo.checkpoints.detection import inspect
+    from linzoo.distillation.run import distill
     from linzoo.init.convert import convert
     from linzoo.registry import build_registry
 
@@ -21,11 +22,12 @@ _PUBLIC = {
     "Handle": "linzoo.attention.handle",
     "build_registry": "linzoo.registry",
     "convert": "linzoo.init.convert",
+    "distill": "linzoo.distillation.run",
     "inspect": "linzoo.checkpoints.detection",
     "load": "linzoo.attention.handle",
 }
 
-__all__ = ["Handle", "LinzooError", "__version__", "build_registry", "convert", "inspect", "load"]
+__all__ = ["Handle", "LinzooError", "__version__", "build_registry", "convert", "distill", "inspect", "load"]
 
 
 def __getattr__(name: str) -> Any:

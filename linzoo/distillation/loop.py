@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
 import torch
+from torch import Tensor
 
 from linzoo.distillation.errors import DistillationError
 from linzoo.distillation.guards import SpeedWatch
@@ -101,19 +102,18 @@ class Loop:
                 failure = self._call_back(report)
                 stop = self.processes.any(failure is not None or interruption.came is not None)
                 if stop or last or report.number % self.recipe.saving.every == 0:
-                    self.save(trainer)
+                    self.save(*trainer.state())
                 advance(1, self._shown(report))
                 if stop:
                     raise failure or self._stopped(interruption.came)
 
-    def save(self, trainer: Trainer) -> None:
-        """Save the state of the run.
+    def save(self, record: Mapping[str, Any], files: Mapping[str, Mapping[str, Tensor]]) -> None:
+        """Save the state of the run, with numbers and tensors that only the stage knows.
 
         Raises:
             CheckpointError: there is not enough room on the disk; the states before are as they were.
         """
         if self.processes.main:
-            record, files = trainer.state()
             position = self.metrics.position() if self.metrics else 0
             record = {**asdict(self.standing), **record, "metrics_bytes": position}
             self.states.save(self.standing.step, record, files)

@@ -196,7 +196,9 @@ def _check_start(plan: RunPlan) -> None:
     wanted = plan.settings.start
     if wanted is None:
         return
-    advice = f"run 'linzoo convert {plan.teacher.checkpoint.spec} OUT --init {wanted}', or add --set start=null"
+    advice = (
+        f"run 'linzoo convert {plan.teacher.checkpoint.spec} OUT --init {wanted}', or add --set start=null"
+    )
     came_from = (plan.lock or {}).get("init", {}).get("id")
     if came_from is None:
         raise DistillationError(
@@ -217,7 +219,11 @@ def _check_modules(plan: RunPlan) -> None:
     for module in plan.config.modules:
         found = sites.get(module.module_name)
         if found != (module.dim_n, module.heads):
-            here = "no such self-attention" if found is None else f"one of width {found[0]} with {found[1]} heads"
+            here = (
+                "no such self-attention"
+                if found is None
+                else f"one of width {found[0]} with {found[1]} heads"
+            )
             raise DistillationError(
                 f"{plan.checkpoint.path} does not fit {plan.teacher.checkpoint.spec}: it replaces"
                 f" '{module.module_name}' of width {module.dim_n} with {module.heads} heads, and the teacher has {here}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import timedelta
 
 Advance = Callable[[int, Mapping[str, float]], None]
@@ -100,6 +100,25 @@ class Heartbeats(Progress):
         yield advance
         took = timedelta(seconds=round(self._clock() - began))
         self.say(f"{title}: {now}/{total} in {took}  {shown}".rstrip())
+
+
+@contextmanager
+def counting(progress: Progress, title: str) -> Iterator[Callable[[int, int | None, str], None]]:
+    """Follow work that tells how many are done, of how many, and the last one's name; a new total is a new task."""
+    with ExitStack() as stack:
+        advance: Advance | None = None
+        last: tuple[int | None, int] = (None, 0)
+
+        def told(done: int, total: int | None, _: str) -> None:
+            nonlocal advance, last
+            if advance is None or total != last[0] or done < last[1]:
+                stack.close()
+                advance = stack.enter_context(progress.task(title, total or 0))
+                last = (total, 0)
+            advance(done - last[1], {})
+            last = (total, done)
+
+        yield told
 
 
 def _shown(figures: Mapping[str, float]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,11 +38,16 @@ class SavedState:
     folder: Path
     record: Mapping[str, Any]
 
-    def tensors(self) -> dict[str, dict[str, Tensor]]:
-        """Its tensors, in host memory, by the file that they are in."""
+    def tensors(self, files: Collection[str] | None = None) -> dict[str, dict[str, Tensor]]:
+        """Its tensors, in host memory, by the file that they are in; all, or those of some files."""
         from safetensors.torch import load_file
 
-        return {Path(name).stem: load_file(self.folder / name) for name in self.record["files"]}
+        names = [Path(name).stem for name in self.record["files"]]
+        return {
+            name: load_file(self.folder / f"{name}.safetensors")
+            for name in names
+            if files is None or name in files
+        }
 
 
 class States:

@@ -248,13 +248,18 @@ def _check_dtype(checkpoint: Checkpoint, own: str, dtype: str | None) -> None:
         )
 
 
-def _target(index: int, placement: Placement) -> TargetModule:
+def module_entry(placement: Placement) -> ModuleEntry:
+    """How a checkpoint's config lists a module that a plan replaces."""
     site, mixer = placement.site, placement.mixer
     options = {**mixer.options, **placement.options}
     entry = ModuleEntry(site.name, site.dim, site.heads, mixer=mixer.id, options=thaw(options))
     if mixer.id == GENERALIZED_LINEAR:
-        entry = replace(entry, projection_mid_dim=projection_mid_dim(site.dim, options), options={})
-    return TargetModule(index, entry, placement.shapes())
+        return replace(entry, projection_mid_dim=projection_mid_dim(site.dim, options), options={})
+    return entry
+
+
+def _target(index: int, placement: Placement) -> TargetModule:
+    return TargetModule(index, module_entry(placement), placement.shapes())
 
 
 def _inputs(

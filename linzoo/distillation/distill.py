@@ -76,8 +76,8 @@ class DistillStage:
             share: the part of the whole batch that they are; gradients of all parts add up to that of the mean.
 
         Returns:
-            Means over the samples, not weighted, of the terms that have a weight now, and ``kd`` always; ``loss`` is
-            what they sum up to with weights. Detached, on the samples' device.
+            Means over the samples of the terms that have a weight now, without it, and ``kd`` always; ``loss`` is what
+            they sum up to with their weights. Detached, on the samples' device.
         """
         inputs = self._inputs(batch, draws)
         weights = self._weights(draws.step / max(self._settings.steps - 1, 1), inputs)

@@ -148,8 +148,9 @@ class Student:
     def export(self, dtype: torch.dtype | None = None) -> tuple[LinFusionConfig, dict[str, Tensor]]:
         """Copy the trained weights to host memory in the official layout; in ``dtype``, or as they are."""
         tensors = {
-            name: parameter.detach().to("cpu", dtype, copy=True).contiguous()
-            for name, parameter in self.parameters.items()
+            tensor_name(index, name): tensor.to("cpu", dtype, copy=True).contiguous()
+            for index, weights in enumerate(self._weights)
+            for name, tensor in weights.state_dict().items()
         }
         return LinFusionConfig(self.entries), tensors
 

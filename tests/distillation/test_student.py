@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from distilling import linfusion_of, sample, student_of
+from peft import LoraConfig
 from safetensors.torch import save_file
 from tiny import SD_SITES, SDXL_SITES, tiny_sdxl_unet, tiny_unet
 from torch import nn
@@ -151,6 +152,27 @@ def test_layers_that_stay_softmax_leave_no_weights_behind() -> None:
         student.keep_softmax(others)
     with pytest.raises(DistillationError, match=first):
         student.keep_softmax([first])
+
+
+def test_a_lora_is_part_of_teacher_and_student_and_is_not_exported() -> None:
+    unet = tiny_unet()
+    unet.add_adapter(LoraConfig(r=2, init_lora_weights=False, target_modules=["to_q", "to_v", "to_out.0"]))
+    unet.eval()
+    batch = sample(unet)
+    with torch.no_grad():
+        stock = unet(batch.latents, torch.tensor([7, 801]), **batch.conditioning.kwargs()).sample
+    student = Student(unet, linfusion_of(tiny_unet()))
+    plain = student_of(tiny_unet())
+    with torch.no_grad():
+        with student.teacher():
+            assert torch.equal(predict(student), stock)
+        assert (predict(student) - predict(plain)).abs().max() > 1e-4
+    predict(student).square().mean().backward()
+    trained = {id(each) for each in unet.parameters() if each.grad is not None}
+    assert trained == {id(each) for each in student.parameters.values()}
+    exported, expected = student.export()[1], plain.export()[1]
+    assert list(exported) == list(expected)
+    assert all(torch.equal(exported[name], expected[name]) for name in expected)
 
 
 def features_and_gradients(checkpointing: bool) -> tuple[dict[str, torch.Tensor], list[torch.Tensor]]:

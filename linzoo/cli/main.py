@@ -8,6 +8,7 @@ from linzoo._version import __version__
 from linzoo.cli.bench import bench
 from linzoo.cli.convert import convert
 from linzoo.cli.demo import demo
+from linzoo.cli.distill import distill
 from linzoo.cli.doctor import doctor
 from linzoo.cli.generate import generate
 from linzoo.cli.inspect import inspect
@@ -34,6 +35,7 @@ def main() -> None:
 main.add_command(bench)
 main.add_command(convert)
 main.add_command(demo)
+main.add_command(distill)
 main.add_command(doctor)
 main.add_command(generate)
 main.add_command(inspect)

@@ -16,6 +16,8 @@ from linzoo.checkpoints.linfusion import LinFusionConfig
 from linzoo.checkpoints.lock import read_lock
 from linzoo.checkpoints.source import Checkpoint, open_source
 from linzoo.checkpoints.unet import open_unet
+from linzoo.distillation.arithmetic import Arithmetic
+from linzoo.distillation.data.sources import open_source as open_data
 from linzoo.distillation.document import ResolvedRecipe, read_recipe
 from linzoo.distillation.errors import DistillationError
 from linzoo.distillation.log import wanted_trackers
@@ -91,6 +93,18 @@ class RunPlan:
         state = max((self._state_bytes(stage) for stage in self.stages.values()), default=0)
         return (saving.keep_last + 1) * state + (1 + saving.keep_best) * 4 * self.trained
 
+    def arithmetic(self, world: int = 1, items: int | None = None) -> Arithmetic:
+        """What adds up the run's memory, disk and operations, in so many processes, with so many items of data."""
+        _, prediction_type = self.teacher.require()
+        return Arithmetic(
+            self.variant.value,
+            self.config,
+            self.settings,
+            prediction_type=prediction_type,
+            world=world,
+            items=items,
+        )
+
     def _state_bytes(self, stage: Stage) -> int:
         moments = 2 if stage.optimizer.name == "adamw8bit" else 8
         average = 4 if getattr(stage, "ema", None) else 0
@@ -140,6 +154,21 @@ def require_room(plan: RunPlan) -> int:
         CheckpointError: they are too few for its states and results.
     """
     return require_space(plan.out, plan.disk + min_free(plan.settings))
+
+
+def free_room(plan: RunPlan) -> int:
+    """Bytes that are free where the run would write."""
+    return require_space(plan.out, 0)
+
+
+def item_count(plan: RunPlan) -> int | None:
+    """How many items the run's data has; None where only reading them all would tell.
+
+    Raises:
+        DataError: there is no such data.
+    """
+    data = plan.settings.data
+    return open_data(data, data.max_items).count
 
 
 def min_free(recipe: Recipe) -> int:

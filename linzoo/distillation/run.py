@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,11 +15,9 @@ from linzoo.attention.handle import read_linfusion
 from linzoo.checkpoints.digest import BackgroundDigests, Digest
 from linzoo.checkpoints.folder import read_json
 from linzoo.checkpoints.lock import encode_json, files_read, plain
-from linzoo.distillation.align import AlignStage
 from linzoo.distillation.calibrate import calibrate
 from linzoo.distillation.data.latents import LatentData
 from linzoo.distillation.data.prepare import prepare_data
-from linzoo.distillation.distill import DistillStage
 from linzoo.distillation.document import dump
 from linzoo.distillation.errors import DistillationError
 from linzoo.distillation.evaluation import Evaluator
@@ -39,12 +37,14 @@ from linzoo.distillation.planning import (
 )
 from linzoo.distillation.processes import Processes
 from linzoo.distillation.progress import Progress, counting
-from linzoo.distillation.recipe import Recipe
+from linzoo.distillation.remedies import ladder, render_ladder
 from linzoo.distillation.result import BEST_NAME, FINAL_NAME, DistillResult, Export
+from linzoo.distillation.select import choose, scores
+from linzoo.distillation.stages import OBJECTIVES, ORDER
 from linzoo.distillation.state import SavedState, States
 from linzoo.distillation.student import Student
 from linzoo.distillation.teacher import encoders_to, open_for_training
-from linzoo.distillation.trainer import Objective, Trainer
+from linzoo.distillation.trainer import Trainer
 from linzoo.distillation.triptychs import Triptychs, prompts_of
 from linzoo.distillation.validation import Validation
 from linzoo.generate.output import write_bytes
@@ -57,11 +57,6 @@ if TYPE_CHECKING:
 STATE_NAME = "state"
 IMAGES_NAME = "images"
 _RUN_VERSION = 1
-_ORDER = ("calibrate", "align", "distill")
-_OBJECTIVES: Mapping[str, Callable[[Student, Noise, Recipe], Objective]] = {
-    "align": AlignStage,
-    "distill": DistillStage,
-}
 _AT_ONCE = 8
 """Held-out samples that are measured at once, where the stages' micro-batches are no smaller."""
 
@@ -131,7 +126,7 @@ def distill(
     require_room(plan)
     processes = Processes(usable_device(device) if device else None)
     speaking = progress if progress is not None and processes.main else Progress()
-    with explain_memory(lambda: "lower micro_batch"):
+    with explain_memory(lambda: _what_lowers_memory(plan, processes.count)):
         return Run(plan, processes, speaking, registry, cache).execute()
 
 
@@ -316,8 +311,6 @@ class Run:
             if self._recipe.calibrate is not None:
                 self._calibrate(student, data, loop, validation.evaluator)
             if self._recipe.keep_softmax:
-                from linzoo.distillation.select import choose, scores
-
                 kept = choose(scores(student, validation.evaluator), self._recipe.keep_softmax)
         kept = self._processes.from_main(kept)
         student.keep_softmax(kept)
@@ -343,10 +336,10 @@ class Run:
         weights: AbstractContextManager[None] = nullcontext()
         saved = self._saved
         for name, settings in self._plan.stages.items():
-            if saved is not None and _ORDER.index(name) < _ORDER.index(saved.record["stage"]):
+            if saved is not None and ORDER.index(name) < ORDER.index(saved.record["stage"]):
                 continue
             trainer = Trainer(
-                _OBJECTIVES[name](student, noise, self._recipe),
+                OBJECTIVES[name](student, noise, self._recipe),
                 student,
                 settings,
                 data,
@@ -374,6 +367,12 @@ class Run:
         return DistillResult(
             self._plan.out, folder, standing.step, measures, self._processes.from_main(standing.best)
         )
+
+
+def _what_lowers_memory(plan: RunPlan, processes: int) -> str:
+    arithmetic = plan.arithmetic(processes)
+    ways = render_ladder(ladder(arithmetic), arithmetic.memory(plan.settings))
+    return f"{ways}\nWhat was saved can be gone on with: --resume latest and these settings."
 
 
 def _check_batches(plan: RunPlan, processes: Processes) -> None:

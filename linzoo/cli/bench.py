@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from linzoo.cli.bench_distill import distill
 from linzoo.cli.common import Group, State, echo_json, pass_state
 from linzoo.cli.tables import print_table
 from linzoo.errors import UsageError
@@ -49,7 +50,11 @@ def bench() -> None:
       linzoo bench kernels             attention over q, k, v
       linzoo bench layer               a whole self-attention layer
       linzoo bench report kernels.csv  tables and a plot out of the rows
+      linzoo bench distill             what distillation is worth
     """
+
+
+bench.add_command(distill)
 
 
 @bench.command()

@@ -58,7 +58,8 @@ class Bench:
     @cached_property
     def data(self) -> LatentData:
         """What the teacher is distilled on, encoded where it is not yet."""
-        recipe = find_recipe(RECIPE, registry(), overrides=(*MEASURED, *self.settings)).recipe
+        cache = f"data.cache={json.dumps(str(self.cache))}"
+        recipe = find_recipe(RECIPE, registry(), overrides=(*MEASURED, *self.settings, cache)).recipe
         variant = registry().variants.get_value(VARIANT)
         return prepare_data(recipe, self.pipe, variant=variant, device=torch.device("cpu"))
 
@@ -70,7 +71,7 @@ class Bench:
     @property
     def settings(self) -> tuple[str, ...]:
         """What every run here is told besides its own settings."""
-        return (f"data.cache={json.dumps(str(self.cache))}", f"data.max_items={self.items}")
+        return (f"data.max_items={self.items}",)
 
     def start(self, init: str, seed: int, **sources: Any) -> Path:
         """A LinFusion checkpoint of the teacher as an init recipe makes it."""
@@ -82,7 +83,7 @@ class Bench:
     def distill(self, checkpoint: Path, recipe: str, settings: Sequence[str], out: Path) -> Path:
         """Run ``linzoo.distill``, or go on with it; returns the folder of the LinFusion checkpoint."""
         there = out.exists()
-        linzoo.distill(
+        return linzoo.distill(
             checkpoint,
             self.source,
             recipe=recipe,
@@ -90,9 +91,9 @@ class Bench:
             out=out,
             resume="latest" if there else None,
             device="cpu",
+            cache=self.cache,
             registry=registry(),
-        )
-        return out / "linfusion"
+        ).checkpoint
 
 
 def run(

@@ -14,12 +14,14 @@ SEEDS = (0, 1, 2)
 """Of initial weights, the order of the data, and noise. Held-out samples and what is measured on them stay the same."""
 
 CURVE_EVERY = 20
+SAMPLES = 64
+"""Held-out samples that are measured on, on the way and at the end."""
 MEASURED = (
     f"validation.every={CURVE_EVERY}",
     "validation.scales=[7.5]",
-    "validation.samples=64",
+    f"validation.samples={SAMPLES}",
     "validation.images=0",
-    "data.held_out=64",
+    f"data.held_out={SAMPLES}",
 )
 
 

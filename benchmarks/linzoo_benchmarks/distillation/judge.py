@@ -15,6 +15,7 @@ from linzoo.distillation.evaluation import Evaluator
 from linzoo.distillation.noise import Noise
 from linzoo.distillation.student import Student
 from linzoo.generate.compare import Settings, draw
+from linzoo_benchmarks.distillation.arms import SAMPLES
 from linzoo_benchmarks.distillation.models import prompts
 from linzoo_benchmarks.distillation.rows import Quality
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
     from linzoo.distillation.data.latents import LatentData
 
-SAMPLES, SEED = 64, 12345
+SEED = 12345
 GUIDANCE = 7.5
 PICTURES = Settings(steps=20, guidance=4.0, seed=SEED, batch=16)
 """mini overshoots at Stable Diffusion's usual guidance."""
@@ -43,7 +44,7 @@ class Judge:
         self._batches = list(data.held_out_batches(SAMPLES, 16))
         self._drawn = draw(pipe, prompts(), PICTURES)
 
-    def judge(self, checkpoint: Path) -> Mapping[str, float]:
+    def judge(self, checkpoint: Path) -> Mapping[str, Any]:
         """The fields of :class:`Quality` for a LinFusion checkpoint of this teacher."""
         student = Student(self._pipe.unet, LinFusion.from_pretrained(checkpoint))
         try:

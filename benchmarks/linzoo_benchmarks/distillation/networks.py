@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -75,11 +75,7 @@ class Networks:
     def batch(self, dtype: torch.dtype, batch: int) -> Batch:
         """Samples in host memory, float32, as linzoo's caches have them; the encoders are there only for now."""
         found = self.encode(self.text_encoders(dtype), self.pictures(batch).tokens)
-        parts = (
-            each if each is None else each.float().cpu()
-            for each in (found.text, found.pooled, found.time_ids)
-        )
-        conditioning = Conditioning(*parts)
+        conditioning = each_of(found, lambda tensor: tensor.float().cpu())
         return Batch(self.latents(batch).cpu(), conditioning, conditioning)
 
     @torch.no_grad()
@@ -112,6 +108,14 @@ class Networks:
                 model = kind(kind.config_class.from_pretrained(self._folder / component))
         made: nn.Module = model.to(self.device, dtype).requires_grad_(False).eval()
         return made
+
+
+def each_of(conditioning: Conditioning, change: Callable[[Tensor], Tensor]) -> Conditioning:
+    """The conditioning with every tensor of it changed."""
+    pooled, time_ids = (
+        None if tensor is None else change(tensor) for tensor in (conditioning.pooled, conditioning.time_ids)
+    )
+    return Conditioning(change(conditioning.text), pooled, time_ids)
 
 
 def _has_weights(folder: Path) -> bool:

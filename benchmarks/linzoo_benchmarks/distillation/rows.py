@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 
@@ -22,7 +23,7 @@ class Origin:
     timestamp: str = ""
 
 
-def origin(device: torch.device | None = None) -> Mapping[str, str]:
+def origin(device: torch.device | None = None) -> Mapping[str, Any]:
     """The fields of :class:`Origin`, as they are here and now."""
     found = asdict(describe(device or torch.device("cpu")))
     return {name: found[name] for name in Origin.__dataclass_fields__}

@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Protocol
 
 import torch
+from torch import Tensor
 
 from linzoo.attention.linfusion import LinFusion
-from linzoo.distillation.batch import Batch, Conditioning
+from linzoo.distillation.batch import Batch
 from linzoo.distillation.distill import DistillStage
 from linzoo.distillation.lookup import find_recipe
 from linzoo.distillation.noise import Noise
@@ -24,7 +25,7 @@ from linzoo.distillation.processes import Processes
 from linzoo.distillation.student import Student
 from linzoo.distillation.trainer import Trainer
 from linzoo_benchmarks.distillation.models import registry
-from linzoo_benchmarks.distillation.networks import Networks
+from linzoo_benchmarks.distillation.networks import Networks, each_of
 from linzoo_benchmarks.distillation.published import PublishedLoop
 from linzoo_benchmarks.timing import Task, peak_memory
 
@@ -54,20 +55,13 @@ class Given:
 
     def load(self, indices: Sequence[int], device: torch.device) -> Batch:
         """The samples on the device."""
-        rows = list(indices)
+
+        def take(tensor: Tensor) -> Tensor:
+            return tensor[list(indices)].to(device)
+
         batch = self.batch
-        return Batch(
-            batch.latents[rows].to(device), _rows(batch.conditioning, rows, device),
-            _rows(batch.unconditional, rows, device),
-        )  # fmt: skip
-
-
-def _rows(conditioning: Conditioning, rows: list[int], device: torch.device) -> Conditioning:
-    taken = (
-        None if each is None else each[rows].to(device)
-        for each in (conditioning.text, conditioning.pooled, conditioning.time_ids)
-    )  # fmt: skip
-    return Conditioning(*taken)
+        conditioning = each_of(batch.conditioning, take)
+        return Batch(take(batch.latents), conditioning, conditioning)
 
 
 def our_loop(

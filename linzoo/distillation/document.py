@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -70,29 +71,30 @@ def read_recipe(
         RecipeError: the file cannot be read, or settings are wrong; all of them are named, each with its place.
     """
     where = str(source) if isinstance(source, Path) else name
-    settings, faults = yaml_text.parse(_text(source) if isinstance(source, Path) else source, where)
+    settings, unread = yaml_text.parse(_text(source) if isinstance(source, Path) else source, where)
     if settings is None:
-        raise recipe_error(faults, where)
-    if wrong := _version_fault(settings):
-        raise recipe_error([*faults, wrong], where)
+        raise recipe_error(unread, where)
+    if wrong_version := _version_fault(settings):
+        raise recipe_error([*unread, wrong_version], where)
 
     presets, wrong_presets = _presets(settings)
     layers, wrong_overrides = _overrides(overrides)
-    faults += wrong_presets + wrong_overrides
-    base = settings.without("presets")
-    _, found = _check(base)
-    faults += found
-    for each, changes in presets.items():
-        faults += (fault.only(f"preset {each}") for fault in _new(_check(base.merged(changes))[1], found))
+    faults = [*wrong_presets, *wrong_overrides]
     if preset is not None and preset not in presets:
         hint = suggestion(preset, list(presets), otherwise="it has")
         faults.append(Fault(Mark(f"--preset {preset}"), "", f"{where} has no such preset; {hint}"))
+    base = settings.without("presets")
+    own = _check(base)[1]
+    for each, changes in presets.items():
+        found = _check(base.merged(changes))[1]
+        faults += (fault.only(f"preset {each}") for fault in found if fault not in own)
     chosen = base.merged(presets[preset]) if preset in presets else base
-    without = _check(chosen)[1]
-    for layer in layers:
-        chosen = chosen.merged(layer)
-    recipe, wrong_together = _check(chosen)
-    faults += _new(wrong_together, without)
+    recipe, with_overrides = _check(reduce(Settings.merged, layers, chosen))
+    known = _check(chosen)[1]  # told above
+    faults += [*own, *(fault for fault in with_overrides if fault not in known)]
+
+    places = {(fault.mark, fault.path) for fault in unread}  # what stood there was replaced by null
+    faults = [*unread, *(fault for fault in faults if (fault.mark, fault.path) not in places)]
     if faults or recipe is None:
         raise recipe_error(faults, where)
     return ResolvedRecipe(recipe, where, preset, tuple(presets))
@@ -195,7 +197,3 @@ def _check(settings: Settings) -> tuple[Recipe | None, list[Fault]]:
         return Recipe.model_validate_json(json.dumps(settings.data), strict=True), []
     except ValidationError as error:
         return None, explain(error, settings)
-
-
-def _new(faults: Sequence[Fault], known: Sequence[Fault]) -> list[Fault]:
-    return [fault for fault in faults if fault not in known]

@@ -45,6 +45,13 @@ class _Dumper(yaml.SafeDumper):
     """Quotes what either version of YAML would take for something else than text."""
 
 
+def _represent_text(dumper: _Dumper, text: str) -> yaml.ScalarNode:
+    """In double quotes where lines end: in the other styles PyYAML writes some ends of lines as spaces."""
+    style = '"' if text and text.splitlines() != [text] else None
+    return dumper.represent_scalar(f"{_TAG}str", text, style=style)
+
+
+_Dumper.add_representer(str, _represent_text)
 for _name, _pattern, _first in _RESOLVERS:
     _Loader.add_implicit_resolver(_TAG + _name, _pattern, list(_first))
 _Dumper.add_implicit_resolver(_TAG + "float", _FLOAT, list("-+.0123456789"))
@@ -72,10 +79,9 @@ def parse(text: str, where: str) -> tuple[Settings | None, list[Fault]]:
         builder = _Builder(loader, where)
         return Settings(builder.mapping(node, ()), builder.marks), builder.faults
     except yaml.reader.ReaderError as error:
-        line = text.count("\n", 0, error.position) + 1
-        return None, [
-            Fault(Mark(where, line, 1), "", f"the character #x{ord(text[error.position]):x} is not allowed")
-        ]
+        before = text[: error.position]
+        mark = Mark(where, before.count("\n") + 1, len(before) - before.rfind("\n"))
+        return None, [Fault(mark, "", f"the character #x{ord(text[error.position]):x} is not allowed")]
     except yaml.MarkedYAMLError as error:
         return None, [Fault(_mark(error.problem_mark or error.context_mark, where), "", _said(error))]
     except RecursionError:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from linzoo.cli.common import Command, State, echo_json, pass_state, progress
+from linzoo.cli.drawing import hush_libraries
 
 if TYPE_CHECKING:
     from linzoo.init.convert import ConversionResult
@@ -17,7 +20,9 @@ if TYPE_CHECKING:
 @click.argument("source", metavar="SOURCE")
 @click.argument("out", metavar="OUT", type=click.Path(path_type=Path))
 @click.option(
-    "--init", metavar="ID", help="Init recipe: teacher, random, pretrained, delta (linzoo list inits)."
+    "--init",
+    metavar="ID",
+    help="Init recipe: teacher, calibrated, random, pretrained, delta (linzoo list inits).",
 )
 @click.option("--plan", metavar="ID", help="Attention plan (linzoo list plans).")
 @click.option(
@@ -63,6 +68,7 @@ def convert(
     \b
     Init recipes:
       teacher      the teacher's q, k, v, out bit for bit; the new branch adds nothing yet
+      calibrated   as teacher, then sharpened and fitted to the teacher's own samples; no training, but minutes
       random       fresh random weights, as the published training script starts
       pretrained   published LinFusion weights as they are              (--from)
       delta        published + fine-tune - base                         (--from, --base)
@@ -87,6 +93,12 @@ def convert(
     for each in plan.inspection.evidence:
         if each.about == "prediction_type" and each.source in ("default", "value"):
             state.say(f"note: prediction type {each.says}: {each.detail}")
+    if plan.init.prepare is not None and not dry_run:
+        hush_libraries(state)
+        execute(
+            plan, out, force=force, dry_run=True
+        )  # what speaks against OUT is said before minutes of work
+        plan = plan.prepared(partial(progress, state))
     with progress(state, "Writing", plan.nbytes) as advance:
         result = execute(plan, out, force=force, dry_run=dry_run, progress=advance)
     if as_json:
@@ -145,7 +157,11 @@ def _print_summary(state: State, result: ConversionResult, *, to_stderr: bool) -
         f"  variant {plan.variant.value.id} ({plan.inspection.prediction_type}), plan {plan.attention_plan.value.id}"
         f" ({len(plan.kept)} modules stay softmax), init {plan.recipe.value.id}",
     ]
-    lines += [f"  {name.replace('_', ' ')}: {value}" for name, value in plan.init.measured.items()]
+    lines += [
+        f"  {name.replace('_', ' ')}: {value}"
+        for name, value in plan.init.measured.items()
+        if not isinstance(value, Mapping)  # of every layer: in the lock file
+    ]
     if not result.written:
         lines.append(
             f"  memory: at most {_size(plan.memory)} beyond the program; disk: {_size(plan.disk)} needed,"

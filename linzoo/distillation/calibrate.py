@@ -15,10 +15,10 @@ from linzoo.distillation.observation import Observation
 from linzoo.distillation.progress import Progress
 from linzoo.distillation.recipe import Calibrate
 from linzoo.distillation.ridge import RidgeRegression
-from linzoo.distillation.sharpness import Basis, LayerSharpness, SharpnessSearch
+from linzoo.distillation.sharpness import LayerSharpness, SharpnessSearch
 from linzoo.distillation.student import Student
 
-SEARCHED = 2
+SEARCHED = 1
 """Timesteps a sample that the search for sharpness looks at: choosing among a few needs less than a regression."""
 
 
@@ -75,8 +75,9 @@ def calibrate(
             search = SharpnessSearch(settings.sharpness, settings.shift)
             observation.show(search.measure, SEARCHED, step)
             observation.show(search.compare, SEARCHED, step)
-            bases: dict[str, tuple[Basis, ...]] = {"own": ("own",), "paired": ("own", "paired")}
-            options = {f"sharpness {name}": search.best(*each) for name, each in bases.items()}
+            options = {"sharpness own": search.best("own")}
+            if settings.shift:
+                options["sharpness paired"] = search.best("own", "paired")
             chosen = trials.pick(
                 {name: partial(search.apply, student.layers, each) for name, each in options.items()}
             )

@@ -47,7 +47,8 @@ class Observation:
 
         Args:
             visit: is shown them.
-            timesteps: how many each sample is noised at. All timesteps together are spread evenly over the whole range.
+            timesteps: how many each sample is noised at. All timesteps together are spread evenly over the whole range. At
+                every other one the caption is left out, since guided sampling asks for both equally.
             advance: called after each forward pass.
         """
         layers = self._student.layers
@@ -74,7 +75,8 @@ class Observation:
             share = (repeat + (torch.tensor(slots) + 0.5) / count) / repeats
             times = (share * self._noise.steps).long().to(latents.device)
             noisy = self._noise.add(latents, drawn.to(latents), times)
-            self._student.predict(noisy, times, batch.conditioning)
+            captions = batch.unconditional if repeat % 2 else batch.conditioning
+            self._student.predict(noisy, times, captions)
             advance()
 
 

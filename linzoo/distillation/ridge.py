@@ -52,7 +52,8 @@ class RidgeRegression:
         products, targets = torch.as_tensor(sums.features), torch.as_tensor(sums.targets)
         pull = strength * products.diagonal().mean()
         identity = torch.eye(len(products), dtype=products.dtype, device=products.device)
-        return torch.linalg.solve(products + pull * identity, targets + pull * sums.present)
+        solution: Tensor = torch.linalg.solve(products + pull * identity, targets + pull * sums.present)
+        return solution
 
     def apply(self, layers: dict[str, MountedAttention], strength: float) -> None:
         """Write the solutions into the layers."""

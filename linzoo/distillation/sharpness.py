@@ -262,12 +262,14 @@ def _teacher(layer: MountedAttention, leaf: str, x: Tensor) -> Tensor:
 
 def _teacher_heads(layer: MountedAttention, leaf: str) -> tuple[Tensor, ...]:
     weight: Any = layer.teacher[leaf].weight
-    return weight.detach().double().chunk(layer.heads)
+    heads: tuple[Tensor, ...] = weight.detach().double().chunk(layer.heads)
+    return heads
 
 
 def _softmax(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
     q, k, v = (_by_head(each, heads).transpose(1, 2) for each in (q, k, v))
-    return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+    attended: Tensor = F.scaled_dot_product_attention(q, k, v)
+    return attended.transpose(1, 2).flatten(2)
 
 
 def _by_head(x: Tensor, heads: int) -> Tensor:

@@ -81,7 +81,7 @@ def convert(
     Args:
         source: a diffusers folder, a ``.safetensors`` or ``.ckpt`` file, ``hf://repo[@rev]`` or a registered name.
         out: the folder to make; an existing one is left alone unless it holds the same result.
-        init: id of the init recipe: ``teacher``, ``random``, ``pretrained``, ``delta``, or a plugin's; None for the
+        init: id of the init recipe: ``teacher``, ``calibrated``, ``random``, ``pretrained``, ``delta``, or a plugin's; None for the
             variant's default.
         plan: id of the attention plan; None for the variant's default.
         variant: id of the variant, where detection cannot tell.
@@ -136,11 +136,12 @@ def execute(
     with explain_os_errors(out):
         earlier = check_target(out, [checkpoint.path for checkpoint in plan.inputs.values()])
         free = require_space(out, plan.disk)
-    settled = settled_part(plan)
     if earlier is not None:
-        earlier.check_replaceable(settled, force)
+        earlier.check_replaceable(_known(plan), force)
     if dry_run:
         return ConversionResult(out, plan, written=False, free=free)
+    plan = plan.prepared()
+    settled = settled_part(plan)
     with ExitStack() as stack:
         hashes = {
             role: stack.enter_context(BackgroundDigests(files_read(checkpoint)))
@@ -163,6 +164,14 @@ def execute(
             earlier.check_replaceable(lock, force)
         write_file(folder / LOCK_NAME, encode_json(lock))
     return ConversionResult(out, plan, written=True, free=free, lock=lock)
+
+
+def _known(plan: ConversionPlan) -> dict[str, Any]:
+    """What is known of the lock file before the init recipe has computed anything."""
+    settled = settled_part(plan)
+    if plan.init.prepare is not None:
+        del settled["init"]
+    return settled
 
 
 def _write_weights(path: Path, plan: ConversionPlan, progress: Progress | None) -> Digest:

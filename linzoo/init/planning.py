@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
@@ -20,7 +20,7 @@ from linzoo.checkpoints.unet import UNetTensors, open_unet
 from linzoo.errors import CheckpointError, LinzooError, PluginError, UsageError
 from linzoo.init.numbers import CODES, FLOATS
 from linzoo.init.published import match_published, open_published
-from linzoo.init.recipe import InitPlan, InitRequest, PublishedWeights, TargetModule
+from linzoo.init.recipe import Follow, InitPlan, InitRequest, PublishedWeights, TargetModule
 from linzoo.plugin import AttentionPlan, InitRecipe, Variant, thaw
 
 if TYPE_CHECKING:
@@ -76,6 +76,22 @@ class ConversionPlan:
         """Most bytes of memory that writing takes, beyond the program and the headers."""
         return _COPIES * 4 * max(prod(tensor.shape) for tensor in self.init.tensors) + _HASH_BUFFER
 
+    def prepared(self, follow: Follow | None = None) -> ConversionPlan:
+        """Do what the init recipe has to compute before the first tensor; the same plan where that is nothing.
+
+        Raises:
+            PluginError: the recipe fails.
+            LinzooError: the recipe says why it cannot.
+        """
+        if self.init.prepare is None:
+            return self
+        with blamed_on(self.recipe):
+            prepared: Any = self.init.prepare(follow or _unfollowed)
+            wanted = [(tensor.name, tensor.dtype, tensor.shape) for tensor in self.init.tensors]
+            if [(tensor.name, tensor.dtype, tensor.shape) for tensor in prepared.tensors] != wanted:
+                raise ValueError("what it prepared is not what it planned")
+        return replace(self, init=replace(prepared, prepare=None))
+
 
 def plan_conversion(
     source: str | Path,
@@ -124,7 +140,7 @@ def plan_conversion(
     if base is not None:
         base_unet = open_unet(open_source(base, registry=registry), entry)
     modules = tuple(_target(index, placement) for index, placement in enumerate(replaced))
-    request = InitRequest(modules, teacher, published, base_unet, code, seed)
+    request = InitRequest(modules, teacher, inspection, found, registry, published, base_unet, code, seed)
     return ConversionPlan(
         source=checkpoint,
         inspection=inspection,
@@ -302,6 +318,10 @@ def _build(recipe: Registered[InitRecipe], request: InitRequest) -> InitPlan:
             f" have: {', '.join(wrong[:3])} …"
         )
     return plan
+
+
+def _unfollowed(title: str, total: int) -> AbstractContextManager[Callable[[int], None]]:  # noqa: ARG001
+    return nullcontext(lambda steps: None)
 
 
 @contextmanager

@@ -2,24 +2,33 @@
 
 A recipe is a function ``build(request: InitRequest) -> InitPlan``, named by ``InitRecipe.build``. It only *plans*:
 each tensor comes with a function that makes it when its turn to be written has come, so that a conversion never
-holds more than one tensor.
+holds more than one tensor. A recipe that has to compute first says so with ``InitPlan.prepare``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from linzoo.checkpoints.inspection import Inspection
 from linzoo.checkpoints.linfusion import LinFusionConfig, ModuleEntry, tensor_name
 from linzoo.checkpoints.source import Checkpoint
 from linzoo.checkpoints.unet import UNetTensors
 from linzoo.init.numbers import dtype_name, read_finite
+from linzoo.plugin import Variant
+
+if TYPE_CHECKING:
+    from linzoo.registry import Registered, Registry
 
 Action = Literal["copied", "initialised", "combined"]
+
+Follow = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
+"""Follows long work: given its title and how many steps it has, a block that is told how many more are done."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +69,9 @@ class InitRequest:
     Attributes:
         modules: the modules to be made.
         teacher: the UNet that is converted.
+        inspection: what is known of the checkpoint that it lies in.
+        variant: which variant it is of.
+        registry: what plugins provide.
         linfusion: published LinFusion weights; None unless the recipe needs them.
         base: the UNet that those were distilled from; None unless the recipe needs it.
         dtype: safetensors code of the result; None for that of the weights it starts from.
@@ -68,6 +80,9 @@ class InitRequest:
 
     modules: tuple[TargetModule, ...]
     teacher: UNetTensors
+    inspection: Inspection
+    variant: Registered[Variant]
+    registry: Registry
     linfusion: PublishedWeights | None = None
     base: UNetTensors | None = None
     dtype: str | None = None
@@ -129,8 +144,11 @@ class InitPlan:
 
     Attributes:
         tensors: every tensor of every module.
-        measured: what the recipe measured to see whether it may be used; goes into the lock file.
+        measured: what the recipe measured, to see whether it may be used or to choose by; goes into the lock file.
+        prepare: for a recipe that has to compute at length before there is any tensor: does so, and gives the plan to go
+            on with, of the same tensors, which has what was measured. Not called in a dry run.
     """
 
     tensors: tuple[PlannedTensor, ...]
     measured: Mapping[str, Any] = field(default_factory=dict)
+    prepare: Callable[[Follow], InitPlan] | None = None

@@ -24,7 +24,7 @@ def linzoo_mixers() -> Iterator[Mixer]:
 
 @hookimpl
 def linzoo_init_recipes() -> Iterator[InitRecipe]:
-    """The four ways to start a generalized linear attention."""
+    """The ways to start a generalized linear attention."""
     yield InitRecipe(
         id="random",
         summary="Fresh random weights, as the published training script starts.",
@@ -34,6 +34,11 @@ def linzoo_init_recipes() -> Iterator[InitRecipe]:
         id="teacher",
         summary="The teacher's q, k, v and out bit for bit; the new branch ends in zeros.",
         build=LazyRef("linzoo.init.teacher:build"),
+    )
+    yield InitRecipe(
+        id="calibrated",
+        summary="The teacher's weights, sharpened and fitted to samples that it draws itself; no training.",
+        build=LazyRef("linzoo.distillation.calibrated:build"),
     )
     yield InitRecipe(
         id="pretrained",

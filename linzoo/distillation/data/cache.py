@@ -25,6 +25,7 @@ from torch import Tensor
 
 from linzoo.checkpoints.atomic import explain_os_errors
 from linzoo.checkpoints.digest import digest
+from linzoo.distillation.data.items import Progress
 from linzoo.distillation.errors import DataError
 from linzoo.errors import CheckpointError
 from linzoo.generate.output import write_bytes
@@ -61,16 +62,24 @@ class Cache:
             write_bytes(folder / "about.json", json.dumps(about, indent=1).encode())
         self._remove_leftovers()
 
-    def verify(self, rank: int = 0, world: int = 1) -> list[str]:
+    def verify(self, progress: Progress, rank: int = 0, world: int = 1) -> list[str]:
         """Read this process's share of the shards and remove those that are not what they were written as.
+
+        Args:
+            progress: told of every shard.
+            rank: number of this process.
+            world: number of processes.
 
         Returns:
             A note for each shard that was removed; its records are no longer there, and can be made anew.
         """
         shards = [path for path in self._paths() if int(_sha256(path)[:8], 16) % world == rank]
+        damaged = []
         with ThreadPoolExecutor() as pool:
-            sound = list(pool.map(_is_sound, shards))
-        damaged = [path for path, good in zip(shards, sound, strict=True) if not good]
+            for done, (path, sound) in enumerate(zip(shards, pool.map(_is_sound, shards), strict=True), 1):
+                progress(done, len(shards), path.name)
+                if not sound:
+                    damaged.append(path)
         for path in damaged:
             with explain_os_errors(path):
                 path.unlink(missing_ok=True)

@@ -50,7 +50,7 @@ def prepare_data(
         rank: number of this process; it encodes every ``world``-th item.
         world: number of processes, which share the cache's folder.
         barrier: returns when all processes have called it.
-        progress: told of every item of this process and of captions.
+        progress: told of this process's part: files of the caches as they are checked, items, captions.
         limit: take so many items at most, and at the first size alone: enough to calibrate with.
 
     Raises:
@@ -71,7 +71,7 @@ def prepare_data(
     latents = Cache(root / f"latents-{fingerprint(maker.about)[:16]}", maker.about)
     about_texts = text_identity(pipe)
     texts = Cache(root / f"texts-{fingerprint(about_texts)[:16]}", about_texts)
-    notes = [note for cache in (latents, texts) for note in cache.verify(rank, world)]
+    notes = [note for cache in (latents, texts) for note in cache.verify(progress, rank, world)]
     barrier()
     latents.open()
     texts.open()
@@ -83,7 +83,9 @@ def prepare_data(
         LatentFill(source, maker, latents, progress).run(path, rank, world)
         manifest = _joined(path, source, rank, world, barrier)
         latents.open()
-    _require_items(recipe, len({row.item for row in manifest.rows}))
+    items = len({row.item for row in manifest.rows})
+    _require_items(recipe, items)
+    notes += _small(recipe, items)
     fill_texts(pipe, [row.caption for row in manifest.rows], texts, device, progress, rank, world)
     barrier()
     texts.open()
@@ -131,3 +133,14 @@ def _require_items(recipe: Recipe, items: int) -> None:
             f"{recipe.data.source}: {items} items are too few: {recipe.data.held_out} are kept from training "
             "(data.held_out) and at least one more must be left; add items or lower held_out"
         )
+
+
+def _small(recipe: Recipe, items: int) -> list[str]:
+    """A note where a step takes an item more than once."""
+    training = items - recipe.data.held_out
+    batch = max((stage.batch for stage in (recipe.align, recipe.distill) if stage is not None), default=0)
+    if training >= batch:
+        return []
+    return [
+        f"{training} items are trained on, fewer than a batch of {batch}: some come twice or more in a step"
+    ]

@@ -49,9 +49,9 @@ class DistillStage:
 
     With the weights of the recipe, the sum of: ``noise``, the diffusion loss; ``kd``, the distance of the outputs;
     ``features``, that of the replaced attentions' outputs. A share of the steps, the same for all processes, is guided:
-    one forward pass over the samples with their captions and with none, and in the place of ``kd`` the distance of the
-    guided outputs at a drawn scale (``guided``). A share is on-policy: noisy latents come from the student's own sampling,
-    about which the data say nothing, so that ``noise`` is left out.
+    one forward pass over the samples with their captions and with none, where half of the weight of ``kd``, now of both
+    outputs, goes to the distance of the guided output at a drawn scale (``guided``). A share is on-policy: noisy latents
+    come from the student's own sampling, about which the data say nothing, so that ``noise`` is left out.
 
     Raises:
         DistillationError: the recipe has no such stage.
@@ -116,13 +116,14 @@ class DistillStage:
     def _weights(self, progress: float, inputs: _Inputs) -> dict[str, float]:
         """The weight of each term that counts in this step."""
         losses = self._settings.loss
-        weights = {}
+        kd = weight_at(losses.kd, progress)
+        # On mini, halves did better than either alone in a guided step, in KD and in guided KD (150 steps, one seed).
+        weights = {"kd": kd} if inputs.scale is None else {"kd": kd / 2, "guided": kd / 2}
         if inputs.target is not None:
             weights["noise"] = weight_at(losses.noise, progress)
         if losses.features is not None:
             weights["features"] = weight_at(losses.features.weight, progress)
-        weights = {name: weight for name, weight in weights.items() if weight}
-        return {"kd" if inputs.scale is None else "guided": weight_at(losses.kd, progress)} | weights
+        return {name: weight for name, weight in weights.items() if weight or name == "kd"}
 
     def _predict(self, inputs: _Inputs, with_features: bool) -> _Outputs:
         with contextlib.ExitStack() as stack:
@@ -139,12 +140,12 @@ class DistillStage:
         def mean(losses: Tensor) -> Tensor:
             return losses.mean() if importance is None else (losses * importance).mean()
 
-        conditional = student.output[:count]
-        terms = {"kd": mean(mean_square(conditional - teacher.output[:count]))}
+        by_row = mean_square(student.output - teacher.output)
+        terms = {"kd": mean(by_row.view(-1, count).mean(0))}
         if inputs.scale is not None:
             terms["guided"] = mean(guided_loss(student.output, teacher.output, inputs.scale))
         if "noise" in weights and inputs.target is not None:
-            terms["noise"] = mean(mean_square(conditional - inputs.target))
+            terms["noise"] = mean(mean_square(student.output[:count] - inputs.target))
         if "features" in weights and self._settings.loss.features is not None:
             normalize = self._settings.loss.features.normalize
             terms["features"] = feature_loss(student.features, teacher.features, normalize=normalize).mean()

@@ -126,7 +126,7 @@ def distill(
     require_room(plan)
     processes = Processes(usable_device(device) if device else None)
     speaking = progress if progress is not None and processes.main else Progress()
-    with explain_memory(lambda: _what_lowers_memory(plan, processes.count)):
+    with explain_memory(lambda: _what_lowers_memory(plan, processes.count, speaking)):
         return Run(plan, processes, speaking, registry, cache).execute()
 
 
@@ -369,7 +369,8 @@ class Run:
         )
 
 
-def _what_lowers_memory(plan: RunPlan, processes: int) -> str:
+def _what_lowers_memory(plan: RunPlan, processes: int, progress: Progress) -> str:
+    progress.say("out of memory; adding up what would lower it …")
     arithmetic = plan.arithmetic(processes)
     ways = render_ladder(ladder(arithmetic), arithmetic.memory(plan.settings))
     return f"{ways}\nWhat was saved can be gone on with: --resume latest and these settings."

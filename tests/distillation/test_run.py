@@ -1,0 +1,296 @@
+"""``linzoo.distill`` on mini, end to end: what it leaves, how it goes on, what it refuses before anything is loaded."""
+
+from __future__ import annotations
+
+import filecmp
+import importlib.util
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+import linzoo
+from linzoo.attention.handle import read_linfusion
+from linzoo.checkpoints.lock import changed_outputs, read_lock
+from linzoo.distillation.document import read_recipe
+from linzoo.distillation.errors import DistillationError, RecipeError
+from linzoo.distillation.result import DistillResult
+from linzoo.distillation.trainer import Trainer
+from linzoo.errors import CheckpointError, PluginError, UsageError
+from linzoo.registry import Registry, build_registry
+
+SETTINGS = (
+    "data.max_items=4", "data.held_out=2", "data.sampling.steps=2",
+    "calibrate.samples=2", "calibrate.timesteps=1", "calibrate.sharpness=[1,2]", "calibrate.ridge=[0.1]",
+    "align.steps=2", "align.batch=2", "distill.steps=3", "distill.batch=2", "distill.loss.guided.share=0.5",
+    "validation.every=2", "validation.samples=2", "validation.images=1", "validation.image_steps=2",
+    "saving.every=2",
+)  # fmt: skip
+
+_PLUGIN = """
+from linzoo.plugin import hookimpl
+
+@hookimpl
+def linzoo_distill_callbacks(run):
+    seen = (run.output / "seen.txt").open("a")
+
+    def note(step):
+        print(step.step, sorted(step.losses), file=seen, flush=True)
+        if step.step == {step}:
+            seen.close()
+            raise OSError("no such tracker")
+
+    yield note
+"""
+
+Distil = Callable[..., DistillResult]
+
+
+@pytest.fixture(scope="module")
+def registry() -> Registry:
+    return build_registry()
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("shared")
+
+
+@pytest.fixture(scope="module")
+def checkpoint(shared: Path, registry: Registry) -> Path:
+    linzoo.convert("mini", shared / "mini-linfusion", registry=registry)
+    return shared / "mini-linfusion"
+
+
+@pytest.fixture(scope="module")
+def distil(shared: Path, checkpoint: Path, registry: Registry) -> Distil:
+    def run(out: Path, *settings: str, **changes: Any) -> DistillResult:
+        arguments: dict[str, Any] = {"teacher": "mini", "registry": registry, "device": "cpu"}
+        arguments |= {"cache": shared / "cache", "overrides": (*SETTINGS, *settings), "out": out}
+        return linzoo.distill(**({"checkpoint": checkpoint} | arguments | changes))
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def straight(shared: Path, distil: Distil) -> DistillResult:
+    return distil(shared / "straight")
+
+
+@pytest.fixture
+def nothing_is_loaded(monkeypatch: pytest.MonkeyPatch, registry: Registry) -> None:
+    def load(request: object) -> None:
+        raise AssertionError("the teacher was loaded")
+
+    monkeypatch.setattr(registry, "load_teacher", load)
+
+
+def steps(out: Path) -> list[int]:
+    records = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    return [record["step"] for record in records if record["kind"] == "step"]
+
+
+def same(a: Path, b: Path) -> bool:
+    names = sorted(each.name for each in a.iterdir())
+    return (
+        names == sorted(each.name for each in b.iterdir())
+        and not filecmp.cmpfiles(a, b, names, shallow=False)[1]
+    )
+
+
+def test_what_a_run_leaves(straight: DistillResult, checkpoint: Path) -> None:
+    out = straight.out
+    assert {each.name for each in out.iterdir()} == {
+        "best", "images", "linfusion", "metrics.jsonl", "recipe.yaml", "run.json", "state"
+    }  # fmt: skip
+    assert straight.steps == 5
+    assert steps(out) == [1, 2, 3, 4, 5]
+    assert sorted(each.name for each in (out / "images").iterdir()) == [
+        f"step-0000000{step}.png" for step in (2, 4, 5)
+    ]
+    recipe = read_recipe(out / "recipe.yaml").recipe
+    assert recipe.align is not None
+    assert recipe.align.steps == 2
+    records = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    assert [record["kind"] for record in records].count("validation") == 3
+    [calibration] = [record for record in records if record["kind"] == "calibration"]
+    assert straight.measures["kd"] < calibration["kd"]["start"]
+    assert straight.best is not None
+    assert straight.best["kd"] <= straight.measures["kd"]
+
+
+def test_the_result_is_a_checkpoint_with_its_history(straight: DistillResult, checkpoint: Path) -> None:
+    lock, before = read_lock(straight.checkpoint), read_lock(checkpoint)
+    assert lock is not None
+    assert before is not None
+    assert changed_outputs(straight.checkpoint, lock) == []
+    assert lock["init"] == before["init"]
+    history = lock["distill"]
+    assert history["recipe"]["id"] == "mini"
+    assert history["recipe"]["document"]["align"]["steps"] == 2
+    assert history["steps"] == 5
+    assert history["measures"]["kd"] == straight.measures["kd"]
+    assert (
+        history["checkpoint"]["diffusion_pytorch_model.safetensors"]
+        == (before["outputs"]["diffusion_pytorch_model.safetensors"]["sha256"])
+    )
+    assert {tensor["action"] for tensor in lock["tensors"].values()} == {"trained"}
+    old, new = read_linfusion(checkpoint).state_dict(), read_linfusion(straight.checkpoint).state_dict()
+    assert {name: value.dtype for name, value in old.items()} == {name: new[name].dtype for name in old}
+    assert any(not torch.equal(old[name], new[name]) for name in old)
+
+
+def test_a_run_that_a_callback_ended_is_gone_on_with_bit_for_bit(
+    straight: DistillResult, distil: Distil, tmp_path: Path
+) -> None:
+    """Ended in the second stage; the plugin that is at fault is named."""
+    plugin = tmp_path / "watch.py"
+    plugin.write_text(_PLUGIN.format(step=3))
+    out = tmp_path / "run"
+    with pytest.raises(PluginError, match=r"plugin watch .*no such tracker"):
+        distil(out, registry=build_registry(paths=(str(plugin),)))
+    assert (out / "seen.txt").read_text().splitlines()[0] == "1 ['loss']"
+    assert not (out / "linfusion").exists()
+    result = distil(out, resume="latest", overrides=())
+    assert result.measures == straight.measures
+    assert result.best == straight.best
+    assert steps(out) == [1, 2, 3, 4, 5]
+    for name in ("linfusion", "best", "images"):
+        assert same(out / name, straight.out / name), name
+
+
+def test_a_finished_run_that_is_gone_on_with_gives_the_same(
+    straight: DistillResult, distil: Distil, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    shutil.copytree(straight.out, out)
+    shutil.rmtree(out / "linfusion")
+    assert distil(out, resume="latest").measures == straight.measures
+    assert same(out / "linfusion", straight.checkpoint)
+
+
+def test_layers_that_stay_softmax_are_left_out(distil: Distil, tmp_path: Path) -> None:
+    result = distil(tmp_path / "run", "keep_softmax=2", "calibrate=null", "align=null", "distill.steps=1")
+    lock = read_lock(result.checkpoint)
+    assert lock is not None
+    linfusion = read_linfusion(result.checkpoint)
+    assert len(linfusion.entries) == 8
+    sources = [lock["tensors"][f"{index}.to_q.weight"]["sources"] for index in range(8)]
+    assert len({source for [source] in sources}) == 8
+    config = json.loads((result.out.parent / "run/linfusion/config.json").read_text())
+    assert len(config["modules_list"]) == 8
+
+
+@pytest.mark.slow  # adds up the memory of several recipes
+def test_memory_that_runs_out_is_told_with_remedies(
+    distil: Distil, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB")
+
+    monkeypatch.setattr(Trainer, "step", fail)
+    with pytest.raises(
+        DistillationError, match=r"(?s)out of memory.*--set distill\.micro_batch=1.*--resume latest"
+    ):
+        distil(tmp_path / "run", "calibrate=null", "align=null")
+    monkeypatch.undo()
+    result = distil(
+        tmp_path / "run", "calibrate=null", "align=null", "distill.micro_batch=1", resume="latest"
+    )
+    assert result.steps == 3
+
+
+@pytest.mark.usefixtures("nothing_is_loaded")
+class TestRefusals:
+    """All of these before the teacher is loaded."""
+
+    def test_a_recipe_of_another_variant(self, distil: Distil, tmp_path: Path) -> None:
+        with pytest.raises(DistillationError, match="recipe 'sd15' is for sd15, and mini is mini"):
+            distil(tmp_path / "run", recipe="sd15", overrides=())
+
+    def test_a_start_that_the_lock_file_does_not_name(self, distil: Distil, tmp_path: Path) -> None:
+        with pytest.raises(DistillationError, match=r"starts from --init random, and .* comes from teacher"):
+            distil(tmp_path / "run", "start=random")
+
+    def test_a_start_without_a_lock_file(self, distil: Distil, checkpoint: Path, tmp_path: Path) -> None:
+        bare = tmp_path / "bare"
+        shutil.copytree(checkpoint, bare)
+        (bare / "linzoo.lock.json").unlink()
+        with pytest.raises(DistillationError, match="has no lock file"):
+            distil(tmp_path / "run", "start=teacher", checkpoint=bare)
+
+    def test_modules_that_the_teacher_does_not_have(
+        self, distil: Distil, checkpoint: Path, tmp_path: Path
+    ) -> None:
+        other = tmp_path / "other"
+        shutil.copytree(checkpoint, other)
+        config = json.loads((other / "config.json").read_text())
+        config["modules_list"][0]["module_name"] = "down_blocks.9.attn1"
+        (other / "config.json").write_text(json.dumps(config))
+        with pytest.raises(DistillationError, match=r"'down_blocks\.9\.attn1' .*no such self-attention"):
+            distil(tmp_path / "run", checkpoint=other)
+
+    def test_a_checkpoint_that_is_a_file(self, distil: Distil, checkpoint: Path, tmp_path: Path) -> None:
+        with pytest.raises(CheckpointError, match="this is a file"):
+            distil(tmp_path / "run", checkpoint=checkpoint / "diffusion_pytorch_model.safetensors")
+
+    def test_too_many_softmax_layers(self, distil: Distil, tmp_path: Path) -> None:
+        with pytest.raises(DistillationError, match="none of the 10 layers linear"):
+            distil(tmp_path / "run", "keep_softmax=10")
+
+    def test_a_wrong_setting(self, distil: Distil, tmp_path: Path) -> None:
+        with pytest.raises(RecipeError, match=r"did you mean|distill"):
+            distil(tmp_path / "run", "distill.stepps=3")
+
+    def test_a_missing_package(self, distil: Distil, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        real = importlib.util.find_spec
+        monkeypatch.setattr(
+            "importlib.util.find_spec", lambda name: None if name == "bitsandbytes" else real(name)
+        )
+        with pytest.raises(DistillationError, match=r"linzoo\[8bit\]"):
+            distil(tmp_path / "run", "align.optimizer.name=adamw8bit")
+
+    def test_a_folder_with_a_run(self, distil: Distil, straight: DistillResult) -> None:
+        with pytest.raises(DistillationError, match="holds a run; --resume latest goes on with it"):
+            distil(straight.out)
+
+    def test_a_folder_with_something_else(self, distil: Distil, tmp_path: Path) -> None:
+        (tmp_path / "notes.txt").write_text("mine")
+        with pytest.raises(DistillationError, match="is not empty and holds no run"):
+            distil(tmp_path)
+
+    def test_a_full_disk(self, distil: Distil, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=10**9))
+        with pytest.raises(CheckpointError, match="1,000,000,000 are free"):
+            distil(tmp_path / "run")
+
+    def test_to_go_on_with_other_settings(self, distil: Distil, straight: DistillResult) -> None:
+        before = sorted((straight.out / "state").iterdir())
+        with pytest.raises(DistillationError, match=r"recipe\.distill\.steps: 3 in the run, 9 now"):
+            distil(straight.out, "distill.steps=9", resume="latest")
+        assert sorted((straight.out / "state").iterdir()) == before
+
+    def test_to_go_on_from_another_checkpoint(
+        self, distil: Distil, straight: DistillResult, registry: Registry, tmp_path: Path
+    ) -> None:
+        linzoo.convert("mini", tmp_path / "other", init="random", seed=1, registry=registry)
+        with pytest.raises(DistillationError, match=r"checkpoint\.diffusion_pytorch_model\.safetensors: "):
+            distil(straight.out, resume="latest", checkpoint=tmp_path / "other")
+
+    def test_to_go_on_from_a_step_that_is_not_there(self, distil: Distil, straight: DistillResult) -> None:
+        with pytest.raises(DistillationError, match="no state of step 3; there are: 4, 5"):
+            distil(straight.out, resume=3)
+
+    def test_a_preset_without_a_recipe(self, distil: Distil, straight: DistillResult) -> None:
+        with pytest.raises(UsageError, match="--preset needs --recipe"):
+            distil(straight.out, resume="latest", preset="24gb")
+
+
+def test_to_go_on_with_another_teacher_is_refused(distil: Distil, straight: DistillResult) -> None:
+    with pytest.raises(DistillationError, match=r"(?s)teacher\."):
+        distil(straight.out, resume="latest", teacher="mini-v1")

@@ -165,13 +165,13 @@ def _teacher(layer: MountedAttention, leaf: str, x: Tensor) -> Tensor:
 def _softmax(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
     q, k, v = (_by_head(each, heads).transpose(1, 2) for each in (q, k, v))
     attended: Tensor = F.scaled_dot_product_attention(q, k, v)
-    joined: Tensor = attended.transpose(1, 2).flatten(2)
-    return joined
+    return attended.transpose(1, 2).flatten(2)
 
 
 def _by_head(x: Tensor, heads: int) -> Tensor:
     """(B, N, C) as (B, N, heads, D)."""
-    return x.unflatten(-1, (heads, -1))
+    split: Tensor = x.unflatten(-1, (heads, -1))
+    return split
 
 
 def _rows(heads: list[float], weight: Tensor) -> Tensor:

@@ -76,7 +76,7 @@ class Loop:
     metrics: MetricsLog | None = None
     trackers: Trackers | None = None
     callbacks: Sequence[Callback] = ()
-    _speed: SpeedWatch = field(default_factory=SpeedWatch)
+    _speed: dict[bool, SpeedWatch] = field(default_factory=dict)
 
     def train(self, trainer: Trainer) -> None:
         """Take the steps of a stage that are left, and save its end.
@@ -87,7 +87,7 @@ class Loop:
         """
         self.standing.stage = trainer.name
         steps, every = trainer.settings.steps, self.recipe.validation.every
-        self._speed = SpeedWatch()
+        self._speed = {}
         with (
             Interruption(self.progress.say) as interruption,
             self.progress.task(trainer.name, steps, trainer.done) as advance,
@@ -134,7 +134,8 @@ class Loop:
                 f"warning: {self.standing.stage} step {report.number} is skipped, its numbers are not finite"
                 f" ({skips} of at most {self.recipe.guards.max_skips})"
             )
-        if warning := self._speed.add(report.seconds):
+        watch = self._speed.setdefault(report.finishing, SpeedWatch())  # larger sizes are slower, and may be
+        if warning := watch.add(report.seconds):
             self.progress.say(warning)
 
     def _validate(self, trainer: Trainer) -> None:

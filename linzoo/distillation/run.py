@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from pathlib import Path
@@ -10,25 +9,20 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from linzoo._version import __version__
 from linzoo.attention.handle import read_linfusion
 from linzoo.checkpoints.digest import BackgroundDigests, Digest
-from linzoo.checkpoints.folder import read_json
-from linzoo.checkpoints.lock import encode_json, files_read, plain
+from linzoo.checkpoints.lock import files_read, plain
 from linzoo.distillation.calibrate import calibrate
 from linzoo.distillation.data.latents import LatentData
 from linzoo.distillation.data.prepare import prepare_data
-from linzoo.distillation.document import dump
 from linzoo.distillation.errors import DistillationError
 from linzoo.distillation.evaluation import Evaluator
+from linzoo.distillation.folder import open_folder
 from linzoo.distillation.guards import explain_memory
 from linzoo.distillation.identity import check_same, result_settings
-from linzoo.distillation.log import METRICS_NAME, MetricsLog, Trackers
-from linzoo.distillation.loop import Loop, Standing
+from linzoo.distillation.loop import Loop
 from linzoo.distillation.noise import Noise
 from linzoo.distillation.planning import (
-    RECIPE_NAME,
-    RUN_NAME,
     Resume,
     RunPlan,
     min_free,
@@ -47,16 +41,13 @@ from linzoo.distillation.teacher import encoders_to, open_for_training
 from linzoo.distillation.trainer import Trainer
 from linzoo.distillation.triptychs import Triptychs, prompts_of
 from linzoo.distillation.validation import Validation
-from linzoo.generate.output import write_bytes
 from linzoo.generate.teacher import usable_device
-from linzoo.plugin.requests import Callback, DistillRun
 
 if TYPE_CHECKING:
     from linzoo.registry import Registry
 
 STATE_NAME = "state"
 IMAGES_NAME = "images"
-_RUN_VERSION = 1
 _AT_ONCE = 8
 """Held-out samples that are measured at once, where the stages' micro-batches are no smaller."""
 
@@ -175,7 +166,16 @@ class Run:
         noise = Noise(pipe.scheduler, recipe.distill.timesteps if recipe.distill else None)
         export = Export(plan, student, next(linfusion.parameters()).dtype, identity)
         with ExitStack() as stack:
-            loop = self._loop(stack, identity)
+            loop = open_folder(
+                plan,
+                plain(identity),
+                self._saved,
+                self._states,
+                self._processes,
+                self._progress,
+                self._registry,
+                stack,
+            )
             validation = self._validation(pipe, student, noise, data, export)
             loop.validator = validation
             if self._saved is None:
@@ -225,67 +225,6 @@ class Run:
         for note in data.notes:
             self._progress.say(f"note: {note}")
         return data
-
-    def _loop(self, stack: ExitStack, identity: Mapping[str, Any]) -> Loop:
-        """Open the run's folder as the saved state left it, and what is written in it on the way."""
-        record = {} if self._saved is None else self._saved.record
-        standing = Standing(
-            identity=plain(identity),
-            **{
-                name: record[name]
-                for name in ("stage", "step", "kept_softmax", "measures", "best")
-                if name in record
-            },
-        )
-        loop = Loop(self._recipe, self._processes, standing, self._states, self._progress)
-        if self._processes.main:
-            out = self._plan.out
-            run = self._write_down(out)
-            self._states.drop_after(standing.step if self._saved else -1)
-            loop.metrics = MetricsLog(out / METRICS_NAME, record.get("metrics_bytes", 0))
-            stack.callback(loop.metrics.close)
-            loop.trackers = Trackers(self._recipe.logging, out, run, standing.step)
-            stack.callback(loop.trackers.close)
-            loop.callbacks = self._callbacks()
-        return loop
-
-    def _write_down(self, out: Path) -> str:
-        """Write the resolved recipe and what the run is of; return the run's id, which it keeps when it goes on."""
-        path = out / RUN_NAME
-        run: str = read_json(path)["id"] if path.exists() else secrets.token_hex(8)
-        document = {
-            "run_version": _RUN_VERSION,
-            "id": run,
-            "linzoo": __version__,
-            "checkpoint": str(self._plan.checkpoint.spec),
-            "teacher": self._plan.teacher.checkpoint.spec,
-            "variant": self._plan.variant.value.id,
-            "recipe": {
-                "name": self._plan.recipe.name,
-                "source": self._plan.recipe.source,
-                "preset": self._plan.recipe.preset,
-                "sha256": self._plan.recipe.sha256,
-            },
-            "steps": self._plan.steps,
-            "processes": self._processes.count,
-            "device": str(self._processes.device),
-            "torch": torch.__version__,
-        }
-        write_bytes(path, encode_json(document))
-        write_bytes(out / RECIPE_NAME, dump(self._recipe).encode())
-        return run
-
-    def _callbacks(self) -> Sequence[Callback]:
-        return self._registry.distill_callbacks(
-            DistillRun(
-                variant=self._plan.variant.value,
-                recipe=self._plan.recipe.name,
-                document=self._plan.recipe.document,
-                teacher=self._plan.teacher.checkpoint.spec,
-                output=self._plan.out,
-                steps=self._plan.steps,
-            )
-        )
 
     def _validation(
         self, pipe: Any, student: Student, noise: Noise, data: LatentData, export: Export

@@ -72,6 +72,7 @@ class StepReport:
         norms: of the gradients before clipping: ``total`` and those of each parameter group.
         rates: the learning rate of each parameter group.
         skipped: whether the weights stayed as they were, since a number was not finite.
+        finishing: whether it is of the stage's last part, which has samples of all sizes.
         samples: in the whole batch.
         seconds: the step took, of which ``data_seconds`` for reading.
     """
@@ -81,6 +82,7 @@ class StepReport:
     norms: Mapping[str, float]
     rates: Mapping[str, float]
     skipped: bool
+    finishing: bool
     samples: int
     seconds: float
     data_seconds: float
@@ -171,6 +173,7 @@ class Trainer:
         else:
             self._update(norms["total"])
         self._clear_gradients()
+        finishing = self._finishing()
         self.done += 1
         return StepReport(
             number=self.done,
@@ -178,6 +181,7 @@ class Trainer:
             norms=norms,
             rates=rates,
             skipped=skipped,
+            finishing=finishing,
             samples=self.settings.batch,
             seconds=time.perf_counter() - began,
             data_seconds=reading,

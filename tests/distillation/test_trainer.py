@@ -117,9 +117,7 @@ def test_the_end_of_the_stage_is_the_finish(tmp_path: Path) -> None:
         return indices(*args, finishing=finishing)
 
     trainer._items.indices = note
-    for _ in range(4):
-        trainer.step()
-    assert asked == [False, False, True, True]
+    assert [trainer.step().finishing for _ in range(4)] == asked == [False, False, True, True]
 
 
 def test_optimizer_state_survives_a_round_trip() -> None:

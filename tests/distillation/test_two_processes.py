@@ -24,8 +24,10 @@ from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 import torch
 from toy import ToyRun
+from linzoo.distillation import processes
 from linzoo.distillation.log import MetricsLog
 
+processes._BUCKET = 70  # numbers: several buckets, and parameters that fill one alone
 folder = Path(sys.argv[2])
 poisoned = len(sys.argv) > 3
 run = ToyRun(folder)
@@ -54,7 +56,12 @@ def launch(folder: Path, *arguments: str) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "ACCELERATE_USE_CPU": "1"}
+    shared = {
+        "WORLD_SIZE": "2",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "ACCELERATE_USE_CPU": "1",
+    }
     command = [sys.executable, "-c", _SCRIPT, str(Path(__file__).parent), str(folder), *arguments]
     processes = [
         subprocess.Popen(

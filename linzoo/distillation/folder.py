@@ -1,0 +1,105 @@
+"""The folder of a run: what is written in it at the start and on the way, and what an earlier try left."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from linzoo._version import __version__
+from linzoo.checkpoints.folder import read_json
+from linzoo.checkpoints.lock import encode_json
+from linzoo.distillation.document import dump
+from linzoo.distillation.log import METRICS_NAME, MetricsLog, Trackers
+from linzoo.distillation.loop import Loop, Standing
+from linzoo.distillation.planning import RECIPE_NAME, RUN_NAME, RunPlan
+from linzoo.distillation.processes import Processes
+from linzoo.distillation.progress import Progress
+from linzoo.distillation.state import SavedState, States
+from linzoo.generate.output import write_bytes
+from linzoo.plugin.requests import DistillRun
+
+if TYPE_CHECKING:
+    from linzoo.registry import Registry
+
+_RUN_VERSION = 1
+_STANDING = ("stage", "step", "kept_softmax", "measures", "best")
+
+
+def open_folder(
+    plan: RunPlan,
+    identity: Mapping[str, Any],
+    saved: SavedState | None,
+    states: States,
+    processes: Processes,
+    progress: Progress,
+    registry: Registry,
+    stack: ExitStack,
+) -> Loop:
+    """Bring the folder to where the saved state left it, and open what is written in it on the way.
+
+    Args:
+        plan: the run.
+        identity: what it is made from.
+        saved: the state that it goes on from; None for a new run.
+        states: where states are.
+        processes: the run's processes; the main one alone writes.
+        progress: what people are told.
+        registry: whose plugins watch.
+        stack: closes what is opened.
+
+    Raises:
+        CheckpointError: the folder cannot be written.
+        PluginError: a plugin failed.
+    """
+    record = {} if saved is None else saved.record
+    standing = Standing(identity, **{name: record[name] for name in _STANDING if name in record})
+    loop = Loop(plan.settings, processes, standing, states, progress)
+    if processes.main:
+        run = _write_down(plan, processes)
+        states.drop_after(-1 if saved is None else standing.step)
+        loop.metrics = MetricsLog(plan.out / METRICS_NAME, record.get("metrics_bytes", 0))
+        stack.callback(loop.metrics.close)
+        loop.trackers = Trackers(plan.settings.logging, plan.out, run, standing.step)
+        stack.callback(loop.trackers.close)
+        loop.callbacks = registry.distill_callbacks(
+            DistillRun(
+                variant=plan.variant.value,
+                recipe=plan.recipe.name,
+                document=plan.recipe.document,
+                teacher=plan.teacher.checkpoint.spec,
+                output=plan.out,
+                steps=plan.steps,
+            )
+        )
+    return loop
+
+
+def _write_down(plan: RunPlan, processes: Processes) -> str:
+    """Write the resolved recipe and what the run is of; return the run's id, which it keeps when it goes on."""
+    path = plan.out / RUN_NAME
+    run: str = read_json(path)["id"] if path.exists() else secrets.token_hex(8)
+    document = {
+        "run_version": _RUN_VERSION,
+        "id": run,
+        "linzoo": __version__,
+        "checkpoint": plan.checkpoint.spec,
+        "teacher": plan.teacher.checkpoint.spec,
+        "variant": plan.variant.value.id,
+        "recipe": {
+            "name": plan.recipe.name,
+            "source": plan.recipe.source,
+            "preset": plan.recipe.preset,
+            "sha256": plan.recipe.sha256,
+        },
+        "steps": plan.steps,
+        "processes": processes.count,
+        "device": str(processes.device),
+        "torch": torch.__version__,
+    }
+    write_bytes(path, encode_json(document))
+    write_bytes(plan.out / RECIPE_NAME, dump(plan.settings).encode())
+    return run

@@ -18,6 +18,7 @@ from linzoo.distillation.data import cache as module
 from linzoo.distillation.data.cache import Cache, Record, Writer, halved
 from linzoo.distillation.data.manifest import (
     Manifest,
+    Part,
     Row,
     join_parts,
     read_manifest,
@@ -240,8 +241,13 @@ def test_a_flipped_byte_in_a_manifest_is_seen(tmp_path: Path) -> None:
 
 def test_parts_join_in_the_order_of_the_source_without_doubles(tmp_path: Path) -> None:
     path = tmp_path / "set.json"
-    write_part(path, 0, 2, {0: ROWS[0], 2: ROWS[0]}, ("left out",))
-    write_part(path, 1, 2, {1: ROWS[1]}, ())
-    join_parts(path, 2, ("said",))
+    write_part(path, 1, 2, Part({1: ROWS[1]}, ("left out",)))
+    join_parts(path, Part({0: ROWS[0], 2: ROWS[0]}), 2, ("said",))
     assert read_manifest(path) == Manifest(ROWS, ("said", "left out"))
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_part_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"set\.1-of-2\.part: cannot be read; do all processes share"):
+        join_parts(tmp_path / "set.json", Part({0: ROWS[0]}), 2, ())
+    assert list(tmp_path.iterdir()) == []

@@ -205,6 +205,12 @@ def test_what_is_added_is_encoded_alone(sd: Any, prepare: Prepare, folder: Path,
     assert after.digest != before.digest
 
 
+def test_a_data_set_is_the_same_wherever_it_lies(sd: Any, prepare: Prepare, folder: Path) -> None:
+    digest = prepare(sd, folder).digest
+    moved = folder.rename(folder.with_name("moved"))
+    assert prepare(sd, moved).digest == digest
+
+
 def test_other_steps_or_another_teacher_are_another_cache(
     sd: Any, prepare: Prepare, prompts: Path, count: Counting
 ) -> None:

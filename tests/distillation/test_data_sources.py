@@ -47,7 +47,7 @@ def test_prompts_are_the_distinct_lines(tmp_path: Path) -> None:
     file = tmp_path / "prompts.txt"
     file.write_text("\ufeffa cat\n\n  a dog \r\na cat\n\t\nein Käfer\n", encoding="utf-8")
     assert sorted(captions("prompts", file)) == ["a cat", "a dog", "ein Käfer"]
-    assert Prompts(file).notes == (f"{file}: 1 prompts stand there twice and count once",)
+    assert Prompts(file).notes == (f"{file}: 1 repeated lines are left out",)
 
 
 def test_fewer_prompts_are_the_same_whatever_their_order(tmp_path: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Hashable, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,7 +14,7 @@ from linzoo.distillation.data.cache import Cache, Record, Writer, halved
 from linzoo.distillation.data.encode import encode_captions, encode_unconditional
 from linzoo.distillation.data.items import Item, Progress, Source, Unusable, fingerprint
 from linzoo.distillation.data.maker import Maker, View, at_once
-from linzoo.distillation.data.manifest import Row, write_part
+from linzoo.distillation.data.manifest import Part, Row
 from linzoo.distillation.errors import DataError
 
 UNCONDITIONAL = "unconditional"
@@ -43,8 +42,8 @@ class LatentFill:
         self._waiting: dict[Hashable, list[View]] = defaultdict(list)
         self._bad: list[str] = []
 
-    def run(self, manifest: Path, rank: int, world: int) -> None:
-        """Make what is missing and write this process's part of the manifest.
+    def run(self, rank: int, world: int) -> Part:
+        """Make what is missing and return this process's part of the manifest.
 
         Items that cannot be used are left out and told of in a note, as long as they are few.
 
@@ -65,7 +64,7 @@ class LatentFill:
                 self._progress(done, share, item.name)
             for views in self._waiting.values():
                 self._make(views, writer)
-        write_part(manifest, rank, world, rows, self._note())
+        return Part(rows, self._note())
 
     def _take(self, item: Item, known: set[str], writer: Writer) -> Row:
         content, views = self._maker.views(item)

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from linzoo.distillation.errors import DataError
 from linzoo.generate.output import write_bytes
 
 _VERSION = 1
@@ -52,22 +53,44 @@ def write_manifest(path: Path, manifest: Manifest) -> None:
     _write(path, {"rows": rows, "notes": manifest.notes})
 
 
-def write_part(path: Path, rank: int, world: int, rows: Mapping[int, Row], notes: tuple[str, ...]) -> None:
-    """Write one process's part of a manifest; the rows are by position in the source."""
-    numbered = [[position, *asdict(row).values()] for position, row in rows.items()]
-    _write(_part(path, rank, world), {"rows": numbered, "notes": notes})
+@dataclass(frozen=True)
+class Part:
+    """One process's part of a manifest: rows by position in the source."""
+
+    rows: Mapping[int, Row]
+    notes: tuple[str, ...] = ()
 
 
-def join_parts(path: Path, world: int, notes: tuple[str, ...]) -> None:
-    """Make one manifest of all processes' parts; an item that comes twice with one caption counts once."""
-    parts = [_part(path, rank, world) for rank in range(world)]
-    documents = [document for document in map(_read, parts) if document is not None]
-    numbered = sorted((each for document in documents for each in document["rows"]), key=lambda row: row[0])
-    rows = {(row.item, row.caption): row for row in (_row(each[1:]) for each in numbered)}
-    told = [note for document in documents for note in document["notes"]]
-    write_manifest(path, Manifest(tuple(rows.values()), (*notes, *told)))
-    for part in parts:
-        part.unlink(missing_ok=True)
+def write_part(path: Path, rank: int, world: int, part: Part) -> None:
+    """Leave a process's part of a manifest for the first process."""
+    numbered = [[position, *asdict(row).values()] for position, row in part.rows.items()]
+    _write(_part(path, rank, world), {"rows": numbered, "notes": part.notes})
+
+
+def join_parts(path: Path, own: Part, world: int, notes: tuple[str, ...]) -> None:
+    """Write a manifest of the first process's own part and those that the others have left.
+
+    An item that comes twice with one caption counts once.
+
+    Raises:
+        DataError: a part is not there.
+    """
+    files = [_part(path, rank, world) for rank in range(1, world)]
+    parts = [own, *map(_read_part, files)]
+    rows = {position: row for part in parts for position, row in part.rows.items()}
+    distinct = {(rows[position].item, rows[position].caption): rows[position] for position in sorted(rows)}
+    told = [note for part in parts for note in part.notes]
+    write_manifest(path, Manifest(tuple(distinct.values()), (*notes, *told)))
+    for file in files:
+        file.unlink(missing_ok=True)
+
+
+def _read_part(file: Path) -> Part:
+    document = _read(file)
+    if document is None:
+        raise DataError(f"{file}: cannot be read; do all processes share the cache's folder? Run again")
+    rows = {position: _row(values) for position, *values in document["rows"]}
+    return Part(rows, tuple(document["notes"]))
 
 
 def _part(path: Path, rank: int, world: int) -> Path:

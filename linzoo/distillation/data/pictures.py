@@ -64,7 +64,7 @@ class PictureLatents:
     Args:
         pipe: the teacher's pipeline.
         sizes: every picture is cut to each of them, or to the bucket of each that its shape is nearest to.
-        data: of the recipe: crop, flip, buckets, and the source that the cache is for.
+        data: of the recipe: crop, flip and buckets.
         device: where the autoencoder runs.
     """
 
@@ -79,7 +79,6 @@ class PictureLatents:
             "made by": "the teacher's autoencoder",
             "vae": weights_digest(pipe.vae),
             "config": {name: pipe.vae.config.get(name) for name in _SCALING},
-            "source": [data.kind, data.source, data.split],
         }
 
     def bytes_missing(self, source: Source, cache: Cache) -> int:

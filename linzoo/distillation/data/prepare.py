@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from linzoo.distillation.data.fill import LatentFill, fill_texts
 from linzoo.distillation.data.items import Progress, Size, Source, fingerprint
 from linzoo.distillation.data.latents import LatentData
 from linzoo.distillation.data.maker import Maker
-from linzoo.distillation.data.manifest import Manifest, join_parts, read_manifest
+from linzoo.distillation.data.manifest import Manifest, Part, join_parts, read_manifest, write_part
 from linzoo.distillation.data.pictures import PictureLatents
 from linzoo.distillation.data.sources import open_source
 from linzoo.distillation.errors import DataError
@@ -61,28 +61,26 @@ def prepare_data(
     source = open_source(recipe.data, most)
     if source.count is not None:
         _require_items(recipe, source.count)
-    sizes = _sizes(recipe, pipe, variant, finish=limit is None)
-    maker: Maker
-    if recipe.data.kind == "prompts":
-        maker = TeacherDraws(pipe, sizes, recipe.data.sampling)
-    else:
-        maker = PictureLatents(pipe, sizes, recipe.data, device)
-    root = cache_folder(recipe.data.cache)
-    latents = Cache(root / f"latents-{fingerprint(maker.about)[:16]}", maker.about)
+    maker = _maker(recipe, _sizes(recipe, pipe, variant, finish=limit is None), pipe, device)
+    place = {} if recipe.data.kind == "prompts" else {"source": [recipe.data.source, recipe.data.split]}
+    latents = _cache(recipe, "latents", {**maker.about, **place})
     about_texts = text_identity(pipe)
-    texts = Cache(root / f"texts-{fingerprint(about_texts)[:16]}", about_texts)
+    texts = _cache(recipe, "texts", about_texts)
     notes = [note for cache in (latents, texts) for note in cache.verify(progress, rank, world)]
     barrier()
     latents.open()
     texts.open()
     path = latents.folder / f"set-{fingerprint(source.stamp, maker.choice)[:16]}.json"
     manifest = read_manifest(path)
-    whole = manifest is not None and all(key in latents for row in manifest.rows for _, key in row.views)
     barrier()  # all have seen the same files before one writes
-    if manifest is None or not whole:
-        LatentFill(source, maker, latents, progress).run(path, rank, world)
-        manifest = _joined(path, source, rank, world, barrier)
+    if manifest is None or not _has_all(latents, manifest):
+        part = LatentFill(source, maker, latents, progress).run(rank, world)
+        manifest = _joined(path, part, source, rank, world, barrier)
         latents.open()
+        if not _has_all(latents, manifest):
+            raise DataError(
+                f"{latents.folder}: lacks what was just written; do all processes share this folder?"
+            )
     items = len({row.item for row in manifest.rows})
     _require_items(recipe, items)
     notes += _small(recipe, items)
@@ -116,15 +114,36 @@ def _sizes(recipe: Recipe, pipe: Any, variant: Variant, *, finish: bool) -> list
     return list(dict.fromkeys(sizes))
 
 
-def _joined(path: Path, source: Source, rank: int, world: int, barrier: Callable[[], None]) -> Manifest:
+def _maker(recipe: Recipe, sizes: Sequence[Size], pipe: Any, device: torch.device | str) -> Maker:
+    if recipe.data.kind == "prompts":
+        return TeacherDraws(pipe, sizes, recipe.data.sampling)
+    return PictureLatents(pipe, sizes, recipe.data, device)
+
+
+def _cache(recipe: Recipe, what: str, about: Mapping[str, Any]) -> Cache:
+    return Cache(cache_folder(recipe.data.cache) / f"{what}-{fingerprint(about)[:16]}", about)
+
+
+def _joined(
+    path: Path, part: Part, source: Source, rank: int, world: int, barrier: Callable[[], None]
+) -> Manifest:
+    """The manifest of all processes' parts, in all of them."""
+    if rank > 0:
+        write_part(path, rank, world, part)
     barrier()
     if rank == 0:
-        join_parts(path, world, source.notes)
+        join_parts(path, part, world, source.notes)
     barrier()
     manifest = read_manifest(path)
     if manifest is None:
-        raise DataError(f"{path}: was written and cannot be read; is the cache on a shared disk that lags?")
+        raise DataError(
+            f"{path}: cannot be read though it was just written; do all processes share this folder?"
+        )
     return manifest
+
+
+def _has_all(latents: Cache, manifest: Manifest) -> bool:
+    return all(key in latents for row in manifest.rows for _, key in row.views)
 
 
 def _require_items(recipe: Recipe, items: int) -> None:

@@ -33,7 +33,7 @@ class Prompts:
             raise DataError(f"{path}: holds no prompt; write one a line")
         self.notes: tuple[str, ...] = ()
         if len(distinct) < len(prompts):
-            self.notes = (f"{path}: {len(prompts) - len(distinct)} prompts stand there twice and count once",)
+            self.notes = (f"{path}: {len(prompts) - len(distinct)} repeated lines are left out",)
         self._prompts = sorted(distinct, key=fingerprint)[:most]
         self.count: int | None = len(self._prompts)
         self.stamp = fingerprint("prompts", self._prompts)

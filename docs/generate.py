@@ -1,4 +1,4 @@
-"""Write the pages of docs/ that come from the code: the hooks, the error codes and the commands.
+"""Write the pages of docs/ that come from the code: hooks, error codes, commands, the fields of recipes.
 
 ``python docs/generate.py`` writes them; with ``--check`` it says which are out of date and exits 1.
 """
@@ -7,16 +7,19 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import json
 import re
 import sys
 import textwrap
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import click
 
 import linzoo.plugin
 from linzoo.cli.main import main as command_line
+from linzoo.distillation.recipe import SCHEMA_VERSION, Recipe
 from linzoo.registry.hooks import Hook, all_hooks
 from linzoo.registry.problems import CODES, Code
 
@@ -67,7 +70,26 @@ def cli_page() -> str:
     return _join(["# Commands", NOTE, *_commands(command_line, "linzoo")])
 
 
-PAGES = {"plugins/hooks.md": hooks_page, "plugins/errors.md": errors_page, "cli.md": cli_page}
+def recipe_page() -> str:
+    """Every field of a distill recipe, section by section."""
+    schema = Recipe.model_json_schema()
+    parts = [
+        "# Fields of a distill recipe",
+        NOTE,
+        f"Version {SCHEMA_VERSION} of the schema; [recipes](recipes.md) explains how to use them. A key that is not here is an "
+        "error. A section that may be null is left out by null, and a section that is given takes the defaults of the "
+        "keys that it does not name.",
+        *_sections(schema, schema, ""),
+    ]
+    return _join(parts)
+
+
+PAGES = {
+    "plugins/hooks.md": hooks_page,
+    "plugins/errors.md": errors_page,
+    "cli.md": cli_page,
+    "recipe-fields.md": recipe_page,
+}
 
 
 @click.command()
@@ -140,6 +162,72 @@ def _markdown(text: str) -> str:
     text = block.sub(lambda found: f":\n\n```python\n{textwrap.dedent(found[1]).rstrip()}\n```\n", text)
     text = re.sub(r":class:`~?([^`]+)`", r"`\1`", text)
     return re.sub(r"(?<!`)``(?!`)", "`", text)
+
+
+def _sections(schema: dict[str, Any], section: dict[str, Any], path: str) -> Iterator[str]:
+    """A section with its fields, then the sections in it."""
+    rows, below = [], []
+    for name, field in section["properties"].items():
+        inner = _inner(schema, field)
+        if inner is not None:
+            below.append((inner, f"{path}.{name}".lstrip(".")))
+        needed = name in section.get("required", ())
+        default = "(needed)" if needed else f"`{_yaml(field.get('default'), inner)}`"
+        rows.append(
+            f"| `{name}` | {_kind(schema, field)} | {default} | {_markdown(' '.join(field['description'].split()))} |"
+        )
+    text = " ".join(section.get("description", "").split())
+    table = "\n".join(["| key | value | default | |", "|---|---|---|---|", *rows])
+    yield _join([f"## {path or 'The recipe'}", _markdown(text), table]).strip()
+    for inner, where in below:
+        yield from _sections(schema, inner, where)
+
+
+def _inner(schema: dict[str, Any], field: dict[str, Any]) -> dict[str, Any] | None:
+    """The section that a field holds."""
+    found = next((each["$ref"] for each in [field, *field.get("anyOf", ())] if "$ref" in each), None)
+    return schema["$defs"][found.rpartition("/")[2]] if found else None
+
+
+def _kind(schema: dict[str, Any], field: dict[str, Any]) -> str:
+    """What a field takes, in words."""
+    if "anyOf" in field:
+        return " or ".join(_kind(schema, each) for each in field["anyOf"])
+    if "$ref" in field:
+        return "section"
+    if "enum" in field:
+        return ", ".join(f"`{each}`" for each in field["enum"])
+    if "const" in field:
+        return f"`{field['const']}`"
+    if field["type"] == "array":
+        items = field.get("prefixItems") or [field["items"]]
+        return (
+            f"[{', '.join(_kind(schema, each) for each in items)}{'' if 'prefixItems' in field else ', …'}]"
+        )
+    words = {
+        "integer": "whole number",
+        "number": "number",
+        "string": "text",
+        "boolean": "true or false",
+        "object": "section",
+    }
+    limits = {"minimum": "≥ {}", "exclusiveMinimum": "> {}", "maximum": "≤ {}", "exclusiveMaximum": "< {}"}
+    limits["multipleOf"] = "(multiple of {})"
+    if field.get("minimum") == field.get("multipleOf"):
+        limits.pop("minimum")
+    said = [form.format(field[name]) for name, form in limits.items() if name in field]
+    return " ".join([words.get(field["type"], field["type"]), ", ".join(said)]).strip()
+
+
+def _yaml(default: Any, inner: dict[str, Any] | None) -> str:
+    """A default as a recipe would say it; that of a section stands in its own table."""
+    if inner is not None and default is not None and default == _defaults(inner):
+        return "{}"
+    return json.dumps(default, ensure_ascii=False)
+
+
+def _defaults(section: dict[str, Any]) -> dict[str, Any]:
+    return {name: field.get("default") for name, field in section["properties"].items()}
 
 
 def _commands(command: click.Command, path: str) -> Iterator[str]:

@@ -61,6 +61,12 @@ def test_wheel_holds_what_works_offline_and_types(wheel: zipfile.ZipFile) -> Non
         assert f"{plugin}/components/unet/config.json" in names
 
 
+def test_wheel_holds_the_distill_recipes_and_their_prompts(wheel: zipfile.ZipFile) -> None:
+    files = [path for suffix in ("yaml", "txt") for path in (ROOT / "recipes").rglob(f"*.{suffix}")]
+    assert len(files) >= 10
+    assert {path.relative_to(ROOT / "recipes").as_posix() for path in files} <= set(wheel.namelist())
+
+
 def test_packages_have_no_folder_package_around_them() -> None:
     """``benchmarks``, ``kernels``, ``plugins`` and ``recipes`` must not become importable packages of those names."""
     for folder in ("benchmarks", "plugins", "recipes", "kernels"):

@@ -179,9 +179,8 @@ class Arithmetic:
         finish, guided = recipe.distill.finish, recipe.distill.loss.guided
         fraction = finish.fraction if finish else 0.0
         dearest = (1 - fraction) * flops[0] + fraction * sum(flops) / len(flops)
-        return (
-            dearest if guided is None else dearest / 2 * (1 + guided.share)
-        )  # guided ones have twice the rows
+        # A guided step has twice the rows of another one.
+        return dearest if guided is None else dearest / 2 * (1 + guided.share)
 
     def _unet_bytes(self, recipe: Recipe) -> int:
         return (2 if recipe.precision == "bfloat16" else 4) * self._simulation.unet_parameters

@@ -355,7 +355,7 @@ class Recipe(Section):
     keep_softmax: Whole = 0
     """This many layers, those whose restoring lowers KD most, stay the teacher's."""
     data: Data
-    """What is trained on."""
+    """What is trained on, and at which sizes."""
     calibrate: Calibrate | None = None
     """Stage 0; null leaves it out."""
     align: Align | None = None

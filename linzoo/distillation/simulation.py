@@ -33,7 +33,7 @@ from linzoo.distillation.noise import Noise
 from linzoo.distillation.recipe import Recipe
 from linzoo.distillation.student import Student
 
-_KERNELS = "triton" if find_spec("triton") else "torch"
+KERNELS = "triton" if find_spec("triton") else "torch"
 """What linear attention runs in on a GPU."""
 
 TOKENS = 77
@@ -218,7 +218,7 @@ class Simulation:
                 *(each.grad for each in parameters if each.grad is not None),
             ]
         )
-        with self._features() as features, use_backend(_KERNELS), gpu, allocations:
+        with self._features() as features, use_backend(KERNELS), gpu, allocations:
             running.backward(batch, _Dearest(0, stage, 0, range(rows)), 1.0)
         wanted = (
             stage == "distill" and settings.distill is not None and settings.distill.loss.features is not None
@@ -268,12 +268,16 @@ def _checkpoint(gpu: Gpu, module: nn.Module, *inputs: Any) -> Any:
 
 
 def _plain(recipe: Recipe, *, guided: bool) -> Recipe:
-    """The recipe without on-policy steps, whose additional passes keep nothing, and without guided ones unless wanted."""
+    """The recipe without on-policy steps, whose additional passes keep nothing; all of its steps guided, or none."""
     distill = recipe.distill
     if distill is None:
         return recipe
-    loss = distill.loss if guided else distill.loss.model_copy(update={"guided": None})
-    return recipe.model_copy(update={"distill": distill.model_copy(update={"on_policy": None, "loss": loss})})
+    loss = distill.loss.guided
+    always = loss.model_copy(update={"share": 1.0}) if guided and loss is not None else None
+    losses = distill.loss.model_copy(update={"guided": always})
+    return recipe.model_copy(
+        update={"distill": distill.model_copy(update={"on_policy": None, "loss": losses})}
+    )
 
 
 def count_parameters(module: nn.Module) -> int:

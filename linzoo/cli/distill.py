@@ -100,6 +100,7 @@ def distill(
     if dry_run:
         _dry_run(state, checkpoint, out, device, as_json, options)
         return
+    from linzoo.distillation.processes import leave
     from linzoo.distillation.progress import open_progress
     from linzoo.distillation.run import distill as run
 
@@ -112,6 +113,7 @@ def distill(
         progress=open_progress(quiet=state.quiet),
         **options,
     )
+    leave()
     if os.environ.get("RANK", "0") != "0":  # another process of the same run speaks
         return
     if as_json:

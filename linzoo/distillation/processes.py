@@ -94,6 +94,12 @@ class Processes:
         return list(gather_object([value]))
 
 
+def leave() -> None:
+    """Leave the group of processes, where there is one, before the program ends; torch warns of those who do not."""
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
 def _accelerator(device: str | None) -> Accelerator:
     from accelerate import Accelerator
     from accelerate.utils import InitProcessGroupKwargs

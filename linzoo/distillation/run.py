@@ -193,11 +193,14 @@ class Run:
             return None
         if self._processes.main:
             saved = self._states.latest() if resume == "latest" else self._states.open(resume)
+            if saved is None and (steps := self._states.steps()):
+                raise DistillationError(
+                    f"{self._plan.out / STATE_NAME}: no state is whole (there are those of steps"
+                    f" {', '.join(map(str, steps))}); choose another --out to begin anew"
+                )
             step = None if saved is None else saved.record["step"]
             self._progress.say(
-                f"going on after step {step}"
-                if saved
-                else f"{self._plan.out} has no saved state; beginning anew"
+                f"going on after step {step}" if saved else "nothing is saved yet; beginning anew"
             )
         step = self._processes.from_main(step)
         return None if step is None else self._states.open(step)

@@ -53,9 +53,7 @@ def check_same(saved: Mapping[str, Any], now: Mapping[str, Any], where: str) -> 
     Raises:
         DistillationError: they differ; the message says in what.
     """
-    found = [
-        line for key in sorted(now) for line in _differences(key, saved.get(key), now[key])
-    ]
+    found = [line for key in sorted(now) for line in _differences(key, saved.get(key), now[key])]
     if found:
         more = [f"  … and {len(found) - _SHOWN} more"] if len(found) > _SHOWN else []
         lines = [f"  {line}" for line in found[:_SHOWN]] + more

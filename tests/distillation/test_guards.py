@@ -38,12 +38,17 @@ def test_finite_layers_are_not_named() -> None:
     "error",
     [
         torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB\nmore"),
-        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes."),
+        RuntimeError(
+            "[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes."
+        ),
         MemoryError(),
     ],
 )
 def test_full_memory_is_told_with_what_lowers_it(error: Exception) -> None:
-    with pytest.raises(DistillationError, match=r"^out of memory \(.*\)\nlower this"), explain_memory(lambda: "lower this"):
+    with (
+        pytest.raises(DistillationError, match=r"^out of memory \(.*\)\nlower this"),
+        explain_memory(lambda: "lower this"),
+    ):
         raise error
 
 

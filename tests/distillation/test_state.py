@@ -22,7 +22,10 @@ from linzoo.distillation.errors import DistillationError
 from linzoo.distillation.state import States, nbytes
 from linzoo.errors import CheckpointError
 
-FILES = {"weights": {"0.to_q.weight": torch.arange(6.0).reshape(2, 3)}, "optimizer": {"a/step": torch.tensor(3.0)}}
+FILES = {
+    "weights": {"0.to_q.weight": torch.arange(6.0).reshape(2, 3)},
+    "optimizer": {"a/step": torch.tensor(3.0)},
+}
 
 
 @pytest.fixture

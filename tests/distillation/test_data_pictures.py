@@ -182,13 +182,13 @@ def test_latents_that_are_not_finite_name_the_picture() -> None:
         made.make([made.ready(made.views(picture(RAMP))[1][0])])
 
 
-def test_an_autoencoder_in_half_precision_runs_in_float32_and_stays_half() -> None:
-    vae = tiny.tiny_vae()
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_an_autoencoder_in_half_precision_runs_in_float32_and_stays_half(dtype: torch.dtype) -> None:
     pictures = torch.randint(0, 256, (1, 3, 16, 16), dtype=torch.uint8)
-    rounded = tiny.tiny_vae().half().float()
+    vae, rounded = tiny.tiny_vae().to(dtype), tiny.tiny_vae().to(dtype).float()
     expected = encode_pictures(rounded, pictures, "cpu")
-    torch.testing.assert_close(encode_pictures(vae.half(), pictures, "cpu"), expected, rtol=0, atol=0)
-    assert vae.dtype == torch.float16
+    torch.testing.assert_close(encode_pictures(vae, pictures, "cpu"), expected, rtol=0, atol=0)
+    assert vae.dtype == dtype
 
 
 def test_mean_and_spread_of_an_autoencoder_are_taken_out() -> None:

@@ -403,6 +403,28 @@ def test_many_bad_pictures_are_an_error(sd: Any, prepare: Prepare, folder: Path)
         prepare(sd, folder)
 
 
+@pytest.mark.parametrize("fits", [1, 2, 0])
+def test_without_enough_memory_fewer_are_made_at_once(
+    sd: Any, prepare: Prepare, folder: Path, monkeypatch: pytest.MonkeyPatch, fits: int
+) -> None:
+    encode, sizes = sd.vae.encode, []
+
+    def encode_some(pictures: torch.Tensor) -> Any:
+        if len(pictures) > fits:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        sizes.append(len(pictures))
+        return encode(pictures)
+
+    monkeypatch.setattr(sd.vae, "encode", encode_some)
+    if fits:
+        assert len(prepare(sd, folder).samples) == sum(sizes) == COUNT
+        return
+    with pytest.raises(
+        DataError, match=r"00\.png: there is not enough memory to make latents of 16x16; choose a"
+    ):
+        prepare(sd, folder)
+
+
 def test_too_few_items_are_told_before_any_is_encoded(
     sd: Any, prepare: Prepare, prompts: Path, count: Counting
 ) -> None:

@@ -21,7 +21,7 @@ _LEVELS = 9
 class TeacherDraws:
     """Draws latents of prompts.
 
-    The seed of a drawing is a hash of prompt and size, and so is its guidance: one of nine scales that cut the
+    The seed of a drawing is a hash of prompt, number and size, and so is its guidance: one of nine scales that cut the
     recipe's range evenly, so that prompts with one scale can be drawn together.
 
     Args:
@@ -40,7 +40,7 @@ class TeacherDraws:
             "unet": weights_digest(pipe.unet),
             "text": text_identity(pipe),
             "scheduler": [type(pipe.scheduler).__name__, _settings(pipe.scheduler.config)],
-            "sampling": sampling.model_dump(mode="json"),
+            "sampling": sampling.model_dump(mode="json", exclude={"per_prompt"}),
         }
 
     def bytes_missing(self, source: Source, cache: Cache) -> int:
@@ -53,11 +53,11 @@ class TeacherDraws:
         views = []
         low, high = self._sampling.guidance
         for base, size in enumerate(self._sizes):
-            key = fingerprint(item.caption, size)
+            key = fingerprint(*_identity(item), size)
             guidance = low + (high - low) * (int(key[8:16], 16) % _LEVELS) / (_LEVELS - 1)
             details = {"prompt": item.caption, "seed": int(key[:8], 16), "guidance": guidance}
             views.append(View(key, base, size, (size, guidance), item.name, details))
-        return fingerprint(item.caption), views
+        return fingerprint(*_identity(item)), views
 
     def ready(self, view: View) -> View:
         """Nothing is to be read."""
@@ -92,6 +92,11 @@ class TeacherDraws:
         width, height = view.size
         info = {**view.details, "size": [width, height], "time_ids": [height, width, 0, 0, height, width]}
         return Record(view.key, {"latents": halved(latents)}, info)
+
+
+def _identity(item: Item) -> tuple[str, ...]:
+    """What tells an item from all others: its prompt, and its number where that is not the first."""
+    return (item.caption, str(item.number)) if item.number else (item.caption,)
 
 
 def _settings(config: Mapping[str, Any]) -> dict[str, Any]:

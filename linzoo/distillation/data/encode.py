@@ -38,11 +38,11 @@ def encode_pictures(vae: Any, pictures: Tensor, device: torch.device | str) -> T
     """Latents as the UNet knows them, float32, of pictures (B, 3, height, width) in uint8.
 
     The mean of the encoder's distribution, not a sample of it: its spread is far below the smallest noise that is
-    added in training, and the same picture has the same latents always. Runs in float32 where the autoencoder is
-    known to overflow float16 (``force_upcast``).
+    added in training, and the same picture has the same latents always. Runs in float32 whatever the autoencoder is
+    kept in: SDXL's overflows float16, and bfloat16 is coarser than the pictures are.
     """
-    with _upcast(vae):
-        pixels = pictures.to(device=device, dtype=vae.dtype) / 127.5 - 1
+    with _in_float32(vae):
+        pixels = pictures.to(device=device, dtype=torch.float32) / 127.5 - 1
         latents: Tensor = vae.encode(pixels).latent_dist.mode().float()
     config = vae.config
     mean, std = config.get("latents_mean"), config.get("latents_std")
@@ -91,11 +91,8 @@ def _encode_prompt(pipe: Any, captions: Sequence[str], device: torch.device | st
 
 
 @contextmanager
-def _upcast(vae: Any) -> Iterator[None]:
+def _in_float32(vae: Any) -> Iterator[None]:
     before = vae.dtype
-    if not (before == torch.float16 and vae.config.force_upcast):
-        yield
-        return
     vae.to(torch.float32)
     try:
         yield

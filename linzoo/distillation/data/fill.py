@@ -78,7 +78,22 @@ class LatentFill:
         return Row(content, item.caption, tuple((view.base, view.key) for view in views))
 
     def _make(self, views: Sequence[View], writer: Writer) -> None:
-        for record in self._maker.make(views):
+        try:
+            records = self._maker.make(views)
+        except torch.OutOfMemoryError as error:
+            if len(views) == 1:
+                width, height = views[0].size
+                raise DataError(
+                    f"{views[0].name}: there is not enough memory to make latents of {width}x{height}; choose a "
+                    f"smaller size, or encode on a larger device, whose cache serves here too ({error})"
+                ) from error
+            records = None
+        if records is None:
+            half = len(views) // 2
+            self._make(views[:half], writer)
+            self._make(views[half:], writer)
+            return
+        for record in records:
             writer.add(record)
 
     def _leave_out(self, what: str, seen: int) -> None:

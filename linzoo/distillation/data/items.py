@@ -30,11 +30,13 @@ class Item:
         name: what messages call it: a file, a row, a prompt.
         caption: what it shows.
         read: the bytes of its image file; None where the teacher draws the image. Raises :class:`Unusable`.
+        number: of several items with one caption that the teacher draws, from 0.
     """
 
     name: str
     caption: str
     read: Callable[[], bytes] | None = None
+    number: int = 0
 
 
 class Source(Protocol):

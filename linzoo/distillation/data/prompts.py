@@ -11,16 +11,16 @@ from linzoo.distillation.errors import DataError
 
 
 class Prompts:
-    """The distinct prompts of a file, without blank lines.
+    """The distinct prompts of a file, without blank lines; each stands for ``per_prompt`` items.
 
     Where there are more than ``most``, those with the smallest hashes are taken: no matter how the file is sorted,
-    they are a fair sample.
+    they are a fair sample. A prompt comes a second time only when all have come once.
 
     Raises:
         DataError: the file cannot be read or holds no prompt.
     """
 
-    def __init__(self, path: Path, most: int | None = None) -> None:
+    def __init__(self, path: Path, most: int | None = None, per_prompt: int = 1) -> None:
         try:
             lines = path.read_text(encoding="utf-8-sig").splitlines()
         except (OSError, UnicodeDecodeError) as error:
@@ -34,11 +34,12 @@ class Prompts:
         self.notes: tuple[str, ...] = ()
         if len(distinct) < len(prompts):
             self.notes = (f"{path}: {len(prompts) - len(distinct)} repeated lines are left out",)
-        self._prompts = sorted(distinct, key=fingerprint)[:most]
-        self.count: int | None = len(self._prompts)
-        self.stamp = fingerprint("prompts", self._prompts)
+        ordered = sorted(distinct, key=fingerprint)
+        self._items = [(prompt, number) for number in range(per_prompt) for prompt in ordered][:most]
+        self.count: int | None = len(self._items)
+        self.stamp = fingerprint("prompts", self._items)
 
     def items(self, rank: int, world: int) -> Iterator[tuple[int, Item]]:
         """See :class:`linzoo.distillation.data.items.Source`."""
-        for position, prompt in islice(enumerate(self._prompts), rank, None, world):
-            yield position, Item(prompt, prompt)
+        for position, (prompt, number) in islice(enumerate(self._items), rank, None, world):
+            yield position, Item(prompt, prompt, number=number)

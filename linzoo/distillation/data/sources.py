@@ -22,7 +22,7 @@ def open_source(data: Data, most: int | None) -> Source:
         DataError: it is not there, holds nothing, or is not what the recipe says.
     """
     if data.kind == "prompts":
-        return Prompts(locate(data.source), most)
+        return Prompts(locate(data.source), most, data.sampling.per_prompt)
     if data.kind == "folder":
         return ImageFolder(locate(data.source), data.caption_column, most)
     return HuggingFace(data, most) if data.kind == "huggingface" else WebDataset(data, most)

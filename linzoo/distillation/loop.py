@@ -93,7 +93,7 @@ class Loop:
             self.progress.task(trainer.name, steps, trainer.done) as advance,
         ):
             while trainer.done < steps:
-                report = trainer.step()
+                report = self._step(trainer)
                 self.standing.step += 1
                 self._note(report, trainer.skips)
                 last = report.number == steps
@@ -106,6 +106,13 @@ class Loop:
                 advance(1, self._shown(report))
                 if stop:
                     raise failure or self._stopped(interruption.came)
+
+    def _step(self, trainer: Trainer) -> StepReport:
+        try:
+            return trainer.step()
+        except DistillationError:  # no weight has changed
+            self.save(*trainer.state())
+            raise
 
     def save(self, record: Mapping[str, Any], files: Mapping[str, Mapping[str, Tensor]]) -> None:
         """Save the state of the run, with numbers and tensors that only the stage knows.
@@ -120,7 +127,7 @@ class Loop:
         self.processes.wait()
 
     def _note(self, report: StepReport, skips: int) -> None:
-        """Write the figures of a step and hand it to the callbacks."""
+        """Write the figures of a step, and warn of what is wrong with it."""
         if not self.processes.main:
             return
         step = self.standing.step

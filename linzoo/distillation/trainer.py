@@ -251,16 +251,16 @@ class Trainer:
             self._average.update()
 
     def _skip(self, loss: float) -> None:
-        self.skips += 1
-        if self.skips > self._max_skips:
+        if self.skips >= self._max_skips:
             places = [place for place in self._processes.gather(self._first_non_finite()) if place]
             where = places[0] if places else "it could not be told where"
             raise DistillationError(
                 f"{self.name} step {self.done + 1}: the loss is {loss:g} and the gradients are not all finite; this is"
-                f" the {self.skips}. such step (guards.max_skips allows {self._max_skips}). First number that is not"
-                f" finite: {where}. A lower learning rate, clip, or precision float32 may help; the state before is"
-                " saved."
+                f" one such step more than guards.max_skips allows ({self._max_skips}). First number that is not finite:"
+                f" {where}. The state before this step is saved; a lower learning rate or clip, or precision float32,"
+                " may help a new run."
             )
+        self.skips += 1
 
     def _first_non_finite(self) -> str | None:
         """Do the step again and name where its first number that is not finite comes from."""

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
+from toy import ToyRun, toy_recipe
 
 from linzoo.distillation.errors import DistillationError
 from linzoo.distillation.guards import SpeedWatch, explain_memory, first_non_finite
+from linzoo.distillation.recipe import Guards
 
 
 class Poison(nn.Module):
@@ -55,6 +59,17 @@ def test_full_memory_is_told_with_what_lowers_it(error: Exception) -> None:
 def test_other_errors_pass() -> None:
     with pytest.raises(RuntimeError, match="shape"), explain_memory(lambda: "never asked"):
         raise RuntimeError("shape mismatch")
+
+
+def test_a_run_that_stops_for_them_saves_what_it_has(tmp_path: Path) -> None:
+    run = ToyRun(tmp_path, toy_recipe(guards=Guards(max_skips=0)))
+    run.objectives["align"].poison = 4
+    with pytest.raises(DistillationError, match="align step 5: the loss is nan"):
+        run.run()
+    again = ToyRun(tmp_path)
+    assert again.states.steps() == [3, 4]
+    ended, straight = again.run(), ToyRun(tmp_path / "straight").run()
+    assert all(torch.equal(ended[name], value) for name, value in straight.items())
 
 
 def test_a_sudden_slowness_is_told_once() -> None:

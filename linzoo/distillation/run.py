@@ -31,6 +31,7 @@ from linzoo.distillation.planning import (
 )
 from linzoo.distillation.processes import Processes
 from linzoo.distillation.progress import Progress, counting
+from linzoo.distillation.recipe import Calibrate
 from linzoo.distillation.remedies import ladder, render_ladder
 from linzoo.distillation.result import BEST_NAME, FINAL_NAME, DistillResult, Export
 from linzoo.distillation.select import choose, scores
@@ -251,7 +252,7 @@ class Run:
         loop.standing.stage = "calibrate"
         if validation is not None:
             if self._recipe.calibrate is not None:
-                self._calibrate(student, data, loop, validation.evaluator)
+                self._calibrate(student, data, loop, validation.evaluator, self._recipe.calibrate)
             if self._recipe.keep_softmax:
                 kept = choose(scores(student, validation.evaluator), self._recipe.keep_softmax)
         kept = self._processes.from_main(kept)
@@ -260,9 +261,9 @@ class Run:
         loop.standing.kept_softmax = kept
         loop.save({"stage_step": 0}, {"weights": dict(student.parameters)})
 
-    def _calibrate(self, student: Student, data: LatentData, loop: Loop, evaluator: Evaluator) -> None:
-        settings = self._recipe.calibrate
-        assert settings is not None
+    def _calibrate(
+        self, student: Student, data: LatentData, loop: Loop, evaluator: Evaluator, settings: Calibrate
+    ) -> None:
         device, at_once = self._processes.device, settings.micro_batch
         indices = data.indices(self._recipe.seed, "calibrate", 0, settings.samples)
         batches = [
@@ -315,7 +316,10 @@ def _what_lowers_memory(plan: RunPlan, processes: int, progress: Progress) -> st
     progress.say("out of memory; adding up what would lower it …")
     arithmetic = plan.arithmetic(processes)
     ways = render_ladder(ladder(arithmetic), arithmetic.memory(plan.settings))
-    return f"{ways}\nWhat was saved can be gone on with: --resume latest and these settings."
+    return (
+        f"{ways}\nThose that leave the result as it is (micro_batch, gradient_checkpointing, ema.device) may be given with"
+        " --resume latest; the others need a new run."
+    )
 
 
 def _check_batches(plan: RunPlan, processes: Processes) -> None:

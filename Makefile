@@ -15,7 +15,7 @@ export HF_HUB_OFFLINE := 1
 export HF_HUB_DISABLE_TELEMETRY := 1
 export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: help demo test test-slow check format docs mini bench bench-convert gpu-pack lock clean
+.PHONY: help demo test test-slow check format docs mini bench bench-convert bench-distill gpu-pack lock clean
 
 help: ## Print this list.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -58,9 +58,17 @@ bench: $(READY) ## Time linear attention and whole layers on one core of this ma
 bench-convert: $(READY) ## Memory and time of convert against cp and against diffusers (needs 30 GB of disk).
 	$(BIN)/linzoo bench convert --out $(RESULTS)/convert-cpu.csv
 
+bench-distill: export OMP_NUM_THREADS := 1
+bench-distill: $(READY) ## Distil mini from the published recipe to linzoo's on one core: rows and docs/results (90 minutes, resumable).
+	CUDA_VISIBLE_DEVICES= $(BIN)/linzoo bench distill resolution --results $(RESULTS)
+	CUDA_VISIBLE_DEVICES= $(BIN)/linzoo bench distill speed --results $(RESULTS)
+	CUDA_VISIBLE_DEVICES= $(BIN)/linzoo bench distill ablation --results $(RESULTS)
+	CUDA_VISIBLE_DEVICES= $(BIN)/linzoo bench distill transfer --results $(RESULTS)
+	$(BIN)/linzoo bench distill report --results $(RESULTS)
+
 gpu-pack: $(READY) ## Collect in out/gpu what benchmarks/on_gpu.sh needs on a machine without a network (Python 3.12).
 	$(BIN)/python -m pip download --quiet --no-deps --only-binary=:all: --python-version 3.12 --dest out/gpu/wheels \
-	  --constraint requirements.lock diffusers resvg-py ml-dtypes pluggy
+	  --constraint requirements.lock diffusers resvg-py ml-dtypes pluggy accelerate pydantic pydantic-core annotated-types typing-inspection PyYAML
 	-$(BIN)/python -m pip download --quiet --no-deps --dest out/gpu/wheels $(FLA)
 	-test -d out/gpu/peers || git clone --quiet $(FBI_LA) out/gpu/peers && git -C out/gpu/peers checkout --quiet $(FBI_LA_COMMIT)
 	$(BIN)/python -m linzoo_recipes.mini fetch --out out/gpu

@@ -10,13 +10,14 @@
 #       peers   against other people's kernels on the shapes that have a bar; rows go to OUT/kernels.csv too
 #       more    attention on all other shapes; rows go to OUT/kernels.csv too
 #       all     these five
+#       distill linzoo's training loop beside the published one at the sizes of SD 1.5 and SD-XL, with random weights
 #       tune    block sizes for the GPU by time; its table, a .json file in OUT, belongs in kernels/linzoo_kernels/configs
 #       mini    train mini from the packed pictures, leave weights, loss log and sample sheet in OUT
 #
 # A part that runs out of time keeps the rows that it has. LINZOO_COMMIT names the commit of a tree without its history.
 set -euo pipefail
 if [ $# != 2 ]; then
-  echo "usage: benchmarks/on_gpu.sh PART OUT; PART is one of: kernels, layer, tests, peers, more, all, tune, mini" >&2
+  echo "usage: benchmarks/on_gpu.sh PART OUT; PART is one of: kernels, layer, tests, peers, more, all, distill, tune, mini" >&2
   exit 2
 fi
 part=$1 out=$2
@@ -92,6 +93,10 @@ run_part() {
         --mode forward --mode graph --mode backward "${ours[@]}" --provider eager --provider sdpa-flash
       report kernels
       ;;
+    distill)
+      within 180 distill.txt "${bench[@]}" distill speed --size sd15 --turns 3 --results "$out"
+      within 360 distill.txt "${bench[@]}" distill speed --size sdxl --turns 2 --results "$out"
+      ;;
     tune)
       within 560 tune.txt python3 -m linzoo_benchmarks.tune --out "$out"
       ;;
@@ -104,7 +109,7 @@ run_part() {
       for each in kernels layer tests peers more; do run_part "$each"; done
       ;;
     *)
-      echo "no part '$1'; there are: kernels, layer, tests, peers, more, all, tune, mini" >&2
+      echo "no part '$1'; there are: kernels, layer, tests, peers, more, all, distill, tune, mini" >&2
       exit 2
       ;;
   esac

@@ -164,7 +164,8 @@ def _print_summary(state: State, result: ConversionResult, *, to_stderr: bool) -
     ]
     if not result.written:
         lines.append(
-            f"  memory: at most {_size(plan.memory)} beyond the program; disk: {_size(plan.disk)} needed,"
+            f"  memory: at most {_size(plan.memory)} beyond the program{' and the pipeline' if plan.init.prepare else ''};"
+            f" disk: {_size(plan.disk)} needed,"
             f" {_size(result.free)} free"
         )
     if to_stderr:

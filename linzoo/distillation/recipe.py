@@ -109,7 +109,7 @@ class Data(Section):
     crop: Literal["center", "random"] = "center"
     """Which part of a picture is taken where it does not have the aspect ratio."""
     flip: bool = False
-    """Mirror every other picture."""
+    """Train on every picture and on its mirror image."""
     caption_dropout: Share = 0.1
     """Share of samples that are trained without their caption, as guidance needs it."""
     sampling: Sampling = Sampling()

@@ -36,11 +36,6 @@ class Observation:
         self._batches = tuple(batches)
         self._seed = seed
 
-    @property
-    def passes(self) -> int:
-        """Forward passes for one timestep a sample."""
-        return len(self._batches)
-
     @torch.no_grad()
     def show(self, visit: Visit, timesteps: int, advance: Callable[[], None]) -> None:
         """Show every replaced layer at every sample.
@@ -52,10 +47,7 @@ class Observation:
             advance: called after each forward pass.
         """
         layers = self._student.layers
-        hooks = [
-            layer.register_forward_hook(partial(_show, visit, name), with_kwargs=False)
-            for name, layer in layers.items()
-        ]
+        hooks = [layer.register_forward_hook(partial(_show, visit, name)) for name, layer in layers.items()]
         try:
             with self._student.teacher():
                 for repeat in range(timesteps):
@@ -72,7 +64,9 @@ class Observation:
             first += len(batch)
             latents = batch.latents
             drawn = Draws(self._seed, "calibrate", repeat, slots).normal("noise", latents.shape[1:])
-            share = (repeat + (torch.tensor(slots) + 0.5) / count) / repeats
+            places = torch.tensor(slots)
+            part = (repeat + places) % repeats  # of the range: each time through covers all of it
+            share = (part + (places + 0.5) / count) / repeats
             times = (share * self._noise.steps).long().to(latents.device)
             noisy = self._noise.add(latents, drawn.to(latents), times)
             captions = batch.unconditional if repeat % 2 else batch.conditioning

@@ -1,7 +1,8 @@
 """Init recipe ``delta``: a fine-tune's own changes carried over to published linear weights.
 
-For each of q, k, v and out: ``W = W_linear + (W_finetune - W_base)``; the branches are the published ones. This keeps
-what the fine-tune learnt, which mounting the published weights as they are overwrites.
+For v and out: ``W = W_linear + (W_finetune - W_base)``; for q and k the same in the directions that the linear weights look
+along (:mod:`linzoo.init.basis`); the branches are the published ones. This keeps what the fine-tune learnt, which mounting
+the published weights as they are overwrites.
 """
 
 from __future__ import annotations
@@ -14,10 +15,14 @@ import numpy as np
 from linzoo.attention.layout import PROJECTIONS
 from linzoo.checkpoints.unet import UNetTensors
 from linzoo.errors import CheckpointError
+from linzoo.init.basis import carry_over
 from linzoo.init.kinship import LEAST_BASIS, LEAST_CORRELATION, MOST_CHANGE, Kinship
 from linzoo.init.numbers import FLOATS, cast, dtype_name, read_finite
 from linzoo.init.pretrained import copy_of_published, published, published_name
 from linzoo.init.recipe import InitPlan, InitRequest, PlannedTensor, TargetModule
+
+_TURNED = ("to_q.weight", "to_k.weight")
+"""Projections whose directions may be others than the teacher's: softmax sees their products alone."""
 
 
 def build(request: InitRequest) -> InitPlan:
@@ -73,21 +78,28 @@ def _sum(request: InitRequest, base: UNetTensors, module: TargetModule, name: st
         dtype=dtype,
         shape=module.shapes[name],
         action="combined",
-        make=partial(_make_sum, request, base, source, linear, dtype),
+        make=partial(_make_sum, request, base, module, name, dtype),
         sources=(
             f"linfusion:{linear}",
             f"teacher:{request.teacher.names[source]}",
             f"base:{base.names[source]}",
         ),
-        how=f"linfusion + teacher - base in float32, rounded to {dtype_name(dtype)}",
+        how=f"linfusion + {'T (teacher - base)' if name in _TURNED else 'teacher - base'}, rounded to {dtype_name(dtype)}",
     )
 
 
-def _make_sum(request: InitRequest, base: UNetTensors, source: str, linear: str, dtype: str) -> np.ndarray:
-    result = _float32(base, source) - _float32(request.teacher, source)
-    # x - 0 is x for every x, -0 too: without a change the published bits stay.
-    np.subtract(read_finite(published(request).checkpoint, linear, "F32"), result, out=result)
-    return cast(result, dtype, source)
+def _make_sum(
+    request: InitRequest, base: UNetTensors, module: TargetModule, name: str, dtype: str
+) -> np.ndarray:
+    source, linfusion = module.source(name), published(request)
+    linear = read_finite(linfusion.checkpoint, published_name(linfusion, module, name), "F32")
+    before = _float32(base, source)
+    change = _float32(request.teacher, source) - before
+    if not change.any():  # the published bits stay; a zero that is added turns -0 into 0
+        return cast(linear, dtype, source)
+    if name in _TURNED:
+        return cast(carry_over(linear, before, change, module.entry.heads), dtype, source)
+    return cast(np.add(linear, change, out=linear), dtype, source)
 
 
 def _float32(unet: UNetTensors, name: str) -> np.ndarray:

@@ -15,6 +15,7 @@ from safetensors.numpy import load_file, save_file
 
 from linzoo.checkpoints.lock import read_lock
 from linzoo.errors import CheckpointError
+from linzoo.init.basis import carry_over
 from linzoo.init.convert import convert
 from linzoo.init.kinship import LEAST_BASIS, MOST_CHANGE, Kinship, Similarity
 from tests.init.toys import Arrays, read_result, toy_registry, toy_unet, tuned, write_ldm
@@ -215,7 +216,7 @@ def test_delta_is_the_sum_rounded_once(zoo: Path, tmp_path: Path, base: Arrays) 
     modules, tensors = read_result(delta(zoo, tmp_path / "out"))
     published, tune = load_file(zoo / "linear" / WEIGHTS), tuned(base)
     for index, module in enumerate(modules):
-        for each in ("to_q.weight", "to_k.weight", "to_v.weight", "to_out.0.weight", "to_out.0.bias"):
+        for each in ("to_v.weight", "to_out.0.weight", "to_out.0.bias"):
             name = f"{module['module_name']}.{each}"
             change = tune[name].astype(np.float32) - base[name].astype(np.float32)
             expected = (published[f"{index}.{each}"].astype(np.float32) + change).astype(np.float16)
@@ -223,6 +224,39 @@ def test_delta_is_the_sum_rounded_once(zoo: Path, tmp_path: Path, base: Arrays) 
             assert change.any()
         for each in ("to_q_.0.weight", "to_k_.3.bias"):
             assert (tensors[f"{index}.{each}"] == published[f"{index}.{each}"]).all()
+
+
+@pytest.mark.parametrize("name", ["to_q.weight", "to_k.weight"])
+def test_queries_and_keys_take_the_change_in_their_own_directions(
+    zoo: Path, tmp_path: Path, base: Arrays, name: str
+) -> None:
+    """A head that looks along combinations of the base's directions looks along those of the fine-tune's."""
+    rng = np.random.default_rng(0)
+    tune, turns = tuned(base), {}
+
+    def turn(config: dict, tensors: Arrays) -> None:
+        for index, module in enumerate(config["modules_list"]):
+            heads, source = module["heads"], base[f"{module['module_name']}.{name}"].astype(np.float64)
+            width = len(source) // heads
+            turns[index] = [rng.standard_normal((width, width)) for _ in range(heads)]
+            rows = [each @ source[head * width :][:width] for head, each in enumerate(turns[index])]
+            tensors[f"{index}.{name}"] = np.concatenate(rows).astype(np.float32)
+
+    linear = damaged(zoo, tmp_path, turn)
+    modules, tensors = read_result(delta(zoo, tmp_path / "out", linfusion=linear, dtype="float32"))
+    for index, module in enumerate(modules):
+        wanted = tune[f"{module['module_name']}.{name}"].astype(np.float64)
+        width = len(wanted) // module["heads"]
+        rows = [each @ wanted[head * width :][:width] for head, each in enumerate(turns[index])]
+        np.testing.assert_allclose(tensors[f"{index}.{name}"], np.concatenate(rows), atol=1e-5)
+
+
+@given(st.integers(1, 4), st.integers(1, 5), st.integers(0, 2**32 - 1))
+def test_directions_that_are_the_bases_own_take_the_plain_sum(heads: int, width: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    base, change = rng.standard_normal((2, heads * width, heads * width)).astype(np.float32)
+    np.testing.assert_allclose(carry_over(base, base, change, heads), base + change, atol=1e-4)
+    assert (carry_over(base, base, np.zeros_like(change), heads) == base).all()
 
 
 def test_delta_is_linear_in_the_change(zoo: Path, tmp_path: Path, base: Arrays) -> None:

@@ -56,13 +56,15 @@ def judge(
     ]  # fmt: skip
 
 
-def steps_to_match(ablation: Sequence[AblationRow], curves: Sequence[CurveRow]) -> float | None:
-    """The first step at which ours is as near as the official recipe ends, over the official recipe's steps.
+def steps_to_match(
+    ablation: Sequence[AblationRow], curves: Sequence[CurveRow], control: str = "official"
+) -> float | None:
+    """The first step at which ours is as near as the control ends, over the control's steps.
 
     The mean over seeds; each seed's curves are measured alike. A seed that never comes there counts as 1.
     """
-    steps = {row.seed: row.steps for row in ablation if row.arm == "official"}
-    ends = {row.seed: row.kd for row in curves if row.arm == "official" and row.step == steps.get(row.seed)}
+    steps = {row.seed: row.steps for row in ablation if row.arm == control}
+    ends = {row.seed: row.kd for row in curves if row.arm == control and row.step == steps.get(row.seed)}
     shares = []
     for seed, end in ends.items():
         ours = [row for row in curves if row.arm == "ours" and row.seed == seed]

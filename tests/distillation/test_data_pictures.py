@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import struct
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ import tiny
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageOps
 
 from linzoo.distillation.data.encode import (
     encode_captions,
@@ -21,7 +22,7 @@ from linzoo.distillation.data.encode import (
     weights_digest,
 )
 from linzoo.distillation.data.items import Item, Unusable, unusable
-from linzoo.distillation.data.pictures import PictureLatents, cut
+from linzoo.distillation.data.pictures import PictureLatents, _pixels, cut
 from linzoo.distillation.errors import DataError
 from linzoo.distillation.recipe import Data
 
@@ -119,21 +120,95 @@ def test_what_is_transparent_is_white(pipe: Any) -> None:
     assert (shown[:, 8:] == 0).all()
 
 
-def test_a_turned_photograph_is_upright(pipe: Any) -> None:
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "TIFF", "WEBP"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_turned_photograph_is_upright(pipe: Any, kind: str, orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    exact = {"WEBP": {"lossless": True}, "JPEG": {"quality": 100}}.get(kind, {})
+    buffer = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(RAMP)).save(buffer, kind, exif=exif, **exact)
+    upright = np.asarray(ImageOps.exif_transpose(Image.open(buffer)))
+    item = Item("a", "a", buffer.getvalue)
+    assert maker(pipe).views(item)[1][0].details["cut"].original == upright.shape[1::-1]
+    middle = upright[:, 16:32] if orientation < 5 else upright[16:32]
+    np.testing.assert_array_equal(pixels(maker(pipe), item), middle)
+
+
+def test_a_photograph_that_is_turned_clockwise(pipe: Any) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6  # shown turned by 90 degrees clockwise
     item = picture(np.ascontiguousarray(RAMP), exif=exif)
-    view = maker(pipe).views(item)[1][0]
-    assert view.details["cut"].original == (16, 48)
     np.testing.assert_array_equal(pixels(maker(pipe), item), np.rot90(RAMP, -1)[16:32])
 
 
-def test_grey_and_sixteen_bit_pictures_have_three_channels(pipe: Any) -> None:
-    assert (
-        pixels(maker(pipe), picture(np.full((16, 16), 7, np.uint8))).tolist()
-        == np.full((16, 16, 3), 7).tolist()
-    )
-    assert pixels(maker(pipe), picture(np.zeros((16, 16), np.uint16))).shape == (16, 16, 3)
+def test_grey_pictures_have_three_channels(pipe: Any) -> None:
+    shown = pixels(maker(pipe), picture(np.full((16, 16), 7, np.uint8)))
+    assert shown.tolist() == np.full((16, 16, 3), 7).tolist()
+
+
+def test_sixteen_bits_become_eight(pipe: Any) -> None:
+    grey = np.arange(256, dtype=np.uint16).reshape(16, 16) * 257
+    shown = pixels(maker(pipe), picture(grey))
+    assert shown[..., 0].tolist() == shown[..., 2].tolist() == (grey >> 8).tolist()
+
+
+def test_colours_of_print_become_those_of_a_screen(pipe: Any) -> None:
+    buffer = io.BytesIO()
+    Image.new("CMYK", (16, 16), (0, 255, 255, 0)).save(buffer, "TIFF")
+    assert pixels(maker(pipe), Item("a.tif", "a", buffer.getvalue))[0, 0].tolist() == [255, 0, 0]
+
+
+def test_a_palette_with_transparency(pipe: Any) -> None:
+    image = Image.new("P", (16, 16), 0)
+    image.putpalette([9, 9, 9, 200, 0, 0])
+    image.paste(1, (8, 0, 16, 16))
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG", transparency=0)
+    shown = pixels(maker(pipe), Item("a.png", "a", buffer.getvalue))
+    assert shown[0, [0, 15]].tolist() == [[255, 255, 255], [200, 0, 0]]
+
+
+def test_float_pictures_are_unusable(pipe: Any) -> None:
+    buffer = io.BytesIO()
+    Image.fromarray(np.zeros((16, 16), np.float32)).save(buffer, "TIFF")
+    made = maker(pipe)
+    view = made.views(Item("a.tif", "a", buffer.getvalue))[1][0]
+    with pytest.raises(Unusable, match="has float values; save it with 8 or 16 bits"):
+        made.ready(view)
+
+
+@given(st.integers(8, 90), st.integers(8, 90), st.integers(1, 40), st.integers(1, 40), st.booleans(), places)
+def test_what_is_cut_is_what_scaling_and_then_cropping_gives(
+    width: int, height: int, wide: int, high: int, flip: bool, place: tuple[float, float]
+) -> None:
+    smooth = Image.fromarray(np.indices((height, width)).sum(0).astype(np.uint8)).convert("RGB")
+    buffer = io.BytesIO()
+    smooth.save(buffer, "PNG")
+    how = cut((width, height), (wide, high), place)
+    whole = ImageOps.mirror(smooth) if flip else smooth
+    box = (how.left, how.top, how.left + wide, how.top + high)
+    expected = np.asarray(whole.resize(how.scaled, Image.Resampling.LANCZOS).crop(box))
+    made = _pixels(buffer.getvalue(), how, flip).permute(1, 2, 0).numpy()
+    np.testing.assert_allclose(made.astype(int), expected.astype(int), atol=3)
+
+
+def test_a_thin_picture_takes_no_more_memory_than_others(pipe: Any) -> None:
+    shown = pixels(maker(pipe, (512, 512)), picture(np.full((60000, 1, 3), 9, np.uint8)))
+    assert shown.shape == (512, 512, 3)  # scaled as a whole it would be 16 GB
+    assert (shown == 9).all()
+
+
+@pytest.mark.parametrize("error", [RuntimeError("a"), TypeError("b"), struct.error("c")])
+def test_whatever_a_decoder_raises_makes_one_picture_unusable(
+    pipe: Any, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def fail(*_: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(Image, "open", fail)
+    with pytest.raises(Unusable, match=f"cannot be read: {error}"):
+        maker(pipe).views(Item("a.png", "a", lambda: b""))
 
 
 def test_a_picture_goes_to_the_bucket_of_its_shape(pipe: Any) -> None:
@@ -177,7 +252,8 @@ def test_latents_that_are_not_finite_name_the_picture() -> None:
     broken.vae.quant_conv.bias.data.fill_(float("nan"))
     made = maker(broken)
     with pytest.raises(
-        DataError, match=r"a\.png: the autoencoder gave values that are not finite; use precision"
+        DataError,
+        match=r"a\.png: the autoencoder, .* gave values that are not finite; its weights are damaged",
     ):
         made.make([made.ready(made.views(picture(RAMP))[1][0])])
 

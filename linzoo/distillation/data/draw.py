@@ -87,7 +87,7 @@ class TeacherDraws:
         if not bool(torch.isfinite(latents).all()):
             raise DataError(
                 f"the teacher drew values that are not finite for the prompt {view.details['prompt']!r} (seed "
-                f"{view.details['seed']}, {self._pipe.unet.dtype}); use precision bfloat16 or float32"
+                f"{view.details['seed']}, {self._pipe.unet.dtype}); use precision float32, or another teacher"
             )
         width, height = view.size
         info = {**view.details, "size": [width, height], "time_ids": [height, width, 0, 0, height, width]}

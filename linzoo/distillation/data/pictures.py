@@ -133,18 +133,25 @@ def _content(item: Item) -> bytes:
 
 @contextmanager
 def _telling_unusable() -> Iterator[None]:
-    """What PIL raises for files that are no pictures, or damaged, or of a size that only an attack has."""
+    """What PIL raises for files that are no pictures, or damaged, or of a size that only an attack has.
+
+    Damaged files make its decoders raise nearly anything: ``struct.error``, ``TypeError``, ``RuntimeError``, ….
+    """
     try:
         yield
+    except (Unusable, MemoryError):
+        raise
     except UnidentifiedImageError as error:
         raise Unusable("is not a picture in a format that PIL reads") from error
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
+    except Exception as error:
         raise Unusable(f"cannot be read: {error}") from error
 
 
 def _upright_size(content: bytes) -> Size:
     """Width and height as a viewer shows the picture, from its header."""
     with Image.open(io.BytesIO(content)) as image:
+        if image.format == "TIFF":
+            image.load()  # PIL turns a TIFF itself: some versions when it is opened, others when it is read
         turned = image.getexif().get(_ORIENTATION) in _TURNED
         return (image.height, image.width) if turned else (image.width, image.height)
 
@@ -152,16 +159,28 @@ def _upright_size(content: bytes) -> Size:
 def _pixels(content: bytes, how: Cut, flip: bool) -> Tensor:
     """The cut picture, (3, height, width) in uint8; what is transparent is white."""
     with Image.open(io.BytesIO(content)) as image:
-        upright = ImageOps.exif_transpose(image)
+        upright = _eight_bits(ImageOps.exif_transpose(image))
         if upright.has_transparency_data:
             above = upright.convert("RGBA")
             upright = Image.alpha_composite(Image.new("RGBA", above.size, "white"), above)
-        picture = upright.convert("RGB").resize(how.scaled, Image.Resampling.LANCZOS)
+        picture = upright.convert("RGB")
     if flip:
         picture = ImageOps.mirror(picture)
-    width, height = how.size
-    picture = picture.crop((how.left, how.top, how.left + width, how.top + height))
+    # Only the crop is scaled: the whole of a thin picture can be thousands of times as large.
+    (width, height), (wide, high) = how.original, how.scaled
+    right, bottom = how.left + how.size[0], how.top + how.size[1]
+    box = (how.left * width / wide, how.top * height / high, right * width / wide, bottom * height / high)
+    picture = picture.resize(how.size, Image.Resampling.LANCZOS, box=box)
     return torch.from_numpy(np.array(picture)).permute(2, 0, 1)
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """Grey pictures of 16 bits in 8, which PIL would cut off at 255; what float values mean nobody can tell."""
+    if image.mode == "F":
+        raise Unusable("has float values; save it with 8 or 16 bits")
+    if not image.mode.startswith("I"):
+        return image
+    return Image.fromarray((np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8))
 
 
 def _random_place(key: str) -> tuple[float, float]:
@@ -172,7 +191,8 @@ def _random_place(key: str) -> tuple[float, float]:
 def _record(view: View, latents: Tensor) -> Record:
     if not bool(torch.isfinite(latents).all()):
         raise DataError(
-            f"{view.name}: the autoencoder gave values that are not finite; use precision bfloat16 or float32"
+            f"{view.name}: the autoencoder, which runs in float32, gave values that are not finite; its weights are "
+            "damaged, or not those of an autoencoder for this teacher"
         )
     how: Cut = view.details["cut"]
     info = {

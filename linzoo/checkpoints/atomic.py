@@ -41,7 +41,7 @@ def new_folder(target: Path, *, replace: bool = False) -> Iterator[Path]:
             _clean_up_after_killed_runs(target)
             folder = target.with_name(f".{target.name}.linzoo-{secrets.token_hex(4)}")
             folder.mkdir()
-            with _held(folder):
+            with held(folder):
                 try:
                     yield folder
                     _move(folder, target, replace)
@@ -130,10 +130,10 @@ def _move(folder: Path, target: Path, replace: bool) -> None:
 def _clean_up_after_killed_runs(target: Path) -> None:
     """Remove what dead runs left; give back an earlier result whose replacement was cut between two renames."""
     for leftover in sorted(target.parent.glob(f".{_literal(target.name)}.linzoo-*")):
-        with suppress(BlockingIOError), _held(leftover) as held:
-            if held and leftover.suffix == ".old" and not target.exists():
+        with suppress(BlockingIOError), held(leftover) as alone:
+            if alone and leftover.suffix == ".old" and not target.exists():
                 leftover.rename(target)
-            elif held:
+            elif alone:
                 shutil.rmtree(leftover, ignore_errors=True)
 
 
@@ -142,7 +142,7 @@ def _literal(name: str) -> str:
 
 
 @contextmanager
-def _held(folder: Path) -> Iterator[bool]:
+def held(folder: Path) -> Iterator[bool]:
     """Hold a lock on ``folder`` that ends with this process; yields whether locks exist here.
 
     Raises:

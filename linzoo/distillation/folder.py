@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping
-from contextlib import ExitStack
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from linzoo._version import __version__
+from linzoo.checkpoints.atomic import explain_os_errors, held
 from linzoo.checkpoints.folder import read_json
 from linzoo.checkpoints.lock import encode_json
 from linzoo.distillation.document import dump
+from linzoo.distillation.errors import DistillationError
 from linzoo.distillation.log import METRICS_NAME, MetricsLog, Trackers
 from linzoo.distillation.loop import Loop, Standing
-from linzoo.distillation.planning import RECIPE_NAME, RUN_NAME, RunPlan
+from linzoo.distillation.planning import RECIPE_NAME, RUN_NAME, RunPlan, check_out
 from linzoo.distillation.processes import Processes
 from linzoo.distillation.progress import Progress
 from linzoo.distillation.state import SavedState, States
@@ -27,6 +31,43 @@ if TYPE_CHECKING:
 
 _RUN_VERSION = 1
 _STANDING = ("stage", "step", "kept_softmax", "measures", "best")
+
+
+@contextmanager
+def hold_folder(plan: RunPlan, processes: Processes) -> Iterator[None]:
+    """Keep the folder of a run to this run for the length of the block; it is made, and if it stays empty, removed.
+
+    Raises:
+        CheckpointError: it cannot be written.
+        DistillationError: another run works in it, or has done so since the plan was made.
+    """
+    with ExitStack() as stack:
+        processes.in_main(lambda: stack.enter_context(_held_alone(plan.out)))
+        if processes.main:
+            check_out(plan.out, plan.resume)
+        yield
+
+
+@contextmanager
+def _held_alone(out: Path) -> Iterator[None]:
+    with ExitStack() as stack:
+        with explain_os_errors(out):
+            out.mkdir(parents=True, exist_ok=True)
+            stack.callback(_remove_if_empty, out)
+            with tempfile.TemporaryFile(dir=out):  # refused here, and not after hours of encoding
+                pass
+            try:
+                stack.enter_context(held(out))
+            except BlockingIOError as error:
+                raise DistillationError(
+                    f"another run works in {out}; wait for its end, or choose another --out"
+                ) from error
+        yield
+
+
+def _remove_if_empty(folder: Path) -> None:
+    with suppress(OSError):
+        folder.rmdir()
 
 
 def open_folder(
@@ -58,7 +99,8 @@ def open_folder(
     record = {} if saved is None else saved.record
     standing = Standing(identity, **{name: record[name] for name in _STANDING if name in record})
     loop = Loop(plan.settings, processes, standing, states, progress)
-    if processes.main:
+
+    def open_files() -> None:
         run = _write_down(plan, processes)
         states.drop_after(-1 if saved is None else standing.step)
         loop.metrics = MetricsLog(plan.out / METRICS_NAME, record.get("metrics_bytes", 0))
@@ -75,6 +117,8 @@ def open_folder(
                 steps=plan.steps,
             )
         )
+
+    processes.in_main(open_files)
     return loop
 
 

@@ -11,14 +11,15 @@ from torch import Tensor
 
 from linzoo.distillation.errors import DistillationError
 from linzoo.distillation.guards import SpeedWatch
-from linzoo.distillation.interruption import Interruption
+from linzoo.distillation.interruption import noting_signals
 from linzoo.distillation.log import MetricsLog, Trackers
 from linzoo.distillation.processes import Processes
 from linzoo.distillation.progress import Progress
 from linzoo.distillation.recipe import Recipe
 from linzoo.distillation.state import States
 from linzoo.distillation.trainer import StepReport, Trainer
-from linzoo.errors import LinzooError
+from linzoo.errors import CheckpointError
+from linzoo.generate.memory import out_of_memory
 from linzoo.plugin.requests import Callback, DistillStep
 
 
@@ -81,28 +82,27 @@ class Loop:
     def train(self, trainer: Trainer) -> None:
         """Take the steps of a stage that are left, and save its end.
 
+        Whatever fails after a step, the state is saved first, as after a signal.
+
         Raises:
-            DistillationError: a signal came, or too many steps were skipped.
-            PluginError: a callback failed. The state is saved, as after a signal.
+            DistillationError: a signal came, too many steps were skipped, or the disk has no room for another state.
+            PluginError: a callback failed.
         """
         self.standing.stage = trainer.name
-        steps, every = trainer.settings.steps, self.recipe.validation.every
+        steps = trainer.settings.steps
         self._speed = {}
         with (
-            Interruption(self.progress.say) as interruption,
+            noting_signals(self.progress.say) as interruption,
             self.progress.task(trainer.name, steps, trainer.done) as advance,
         ):
             while trainer.done < steps:
                 report = self._step(trainer)
                 self.standing.step += 1
-                self._note(report, trainer.skips)
-                last = report.number == steps
-                if last or report.number % every == 0:
-                    self._validate(trainer)
-                failure = self._call_back(report)
+                failure = self._attend(trainer, report) if self.processes.main else None
                 stop = self.processes.any(failure is not None or interruption.came is not None)
+                last = report.number == steps
                 if stop or last or report.number % self.recipe.saving.every == 0:
-                    self.save(*trainer.state())
+                    self.save(*trainer.state(), more=not (stop or last))
                 advance(1, self._shown(report))
                 if stop:
                     raise failure or self._stopped(interruption.came)
@@ -110,26 +110,60 @@ class Loop:
     def _step(self, trainer: Trainer) -> StepReport:
         try:
             return trainer.step()
-        except DistillationError:  # no weight has changed
+        except DistillationError:  # of all processes; no weight has changed
             self.save(*trainer.state())
             raise
+        except (RuntimeError, MemoryError) as error:  # of this process alone: the others cannot be waited for
+            if out_of_memory(error) and self.processes.main and trainer.whole:
+                self._save(*trainer.state(), more=False)
+            raise
 
-    def save(self, record: Mapping[str, Any], files: Mapping[str, Mapping[str, Tensor]]) -> None:
+    def _attend(self, trainer: Trainer, report: StepReport) -> Exception | None:
+        """What the main process does after a step; return the error that it fails with."""
+        try:
+            self._note(report, trainer.skips)
+            if report.number == trainer.settings.steps or report.number % self.recipe.validation.every == 0:
+                self._validate(trainer)
+            for callback in self.callbacks:
+                callback(DistillStep(step=self.standing.step, losses=report.losses))
+        except Exception as error:
+            return error
+        return None
+
+    def save(
+        self, record: Mapping[str, Any], files: Mapping[str, Mapping[str, Tensor]], *, more: bool = False
+    ) -> None:
         """Save the state of the run, with numbers and tensors that only the stage knows.
+
+        Args:
+            record: the numbers.
+            files: the tensors by the file that they go to.
+            more: another state as large is to come, for which there must be room.
 
         Raises:
             CheckpointError: there is not enough room on the disk; the states before are as they were.
+            DistillationError: the state is saved, and there is no room for another.
         """
-        if self.processes.main:
-            position = self.metrics.position() if self.metrics else 0
-            record = {**asdict(self.standing), **record, "metrics_bytes": position}
-            self.states.save(self.standing.step, record, files)
-        self.processes.wait()
+        self.processes.in_main(lambda: self._save(record, files, more=more))
+
+    def _save(
+        self, record: Mapping[str, Any], files: Mapping[str, Mapping[str, Tensor]], *, more: bool
+    ) -> None:
+        position = self.metrics.position() if self.metrics else 0
+        record = {**asdict(self.standing), **record, "metrics_bytes": position}
+        self.states.save(self.standing.step, record, files)
+        if not more:
+            return
+        try:
+            self.states.require_room(files)
+        except CheckpointError as error:
+            raise DistillationError(
+                f"stopped after step {self.standing.step}, which is saved: another state finds no room. {error};"
+                " then the same command with --resume latest goes on"
+            ) from error
 
     def _note(self, report: StepReport, skips: int) -> None:
         """Write the figures of a step, and warn of what is wrong with it."""
-        if not self.processes.main:
-            return
         step = self.standing.step
         figures = {**report.to_json(), "memory_bytes": memory_in_use(self.processes.device)}
         if self.metrics:
@@ -147,35 +181,26 @@ class Loop:
 
     def _validate(self, trainer: Trainer) -> None:
         """Measure the weights that count, and keep them where they are the best so far."""
-        if self.processes.main and self.validator is not None:
-            standing = self.standing
-            with trainer.averaged():
-                measures = self.validator.measure(standing.step)
-                best = standing.best
-                if self.recipe.saving.keep_best and (best is None or measures["kd"] < best["kd"]):
-                    standing.best = {"step": standing.step, "kd": measures["kd"]}
-                    self.validator.keep(standing.step, measures)
-            standing.measures = measures
-            self.record("validation", measures)
-        self.processes.wait()
+        standing = self.standing
+        standing.measures = None  # those before are not of these weights, should this fail
+        if self.validator is None:
+            return
+        with trainer.averaged():
+            measures = self.validator.measure(standing.step)
+            self.record("validation", measures, scalars(measures))
+            best = standing.best
+            if self.recipe.saving.keep_best and (best is None or measures["kd"] < best["kd"]):
+                self.validator.keep(standing.step, measures)
+                standing.best = {"step": standing.step, "kd": measures["kd"]}
+        standing.measures = measures
 
-    def record(self, kind: str, figures: Mapping[str, Any]) -> None:
-        """Write a line that is not a step's."""
+    def record(self, kind: str, figures: Mapping[str, Any], tracked: Mapping[str, float]) -> None:
+        """Write a line that is not a step's, of which the trackers get some figures."""
         place = {"kind": kind, "step": self.standing.step, "stage": self.standing.stage}
         if self.metrics:
             self.metrics.write({**place, **figures})
         if self.trackers:
-            numbers = {name: value for name, value in figures.items() if isinstance(value, float)}
-            self.trackers.log(self.standing.step, {f"{kind}/{name}": numbers[name] for name in numbers})
-
-    def _call_back(self, report: StepReport) -> LinzooError | None:
-        """Hand a step to the callbacks; return the error of the first that fails."""
-        try:
-            for callback in self.callbacks:
-                callback(DistillStep(step=self.standing.step, losses=report.losses))
-        except LinzooError as error:
-            return error
-        return None
+            self.trackers.log(self.standing.step, {f"{kind}/{name}": tracked[name] for name in tracked})
 
     def _stopped(self, came: str | None) -> DistillationError:
         return DistillationError(
@@ -188,6 +213,19 @@ class Loop:
         if self.standing.measures:
             shown["KD"] = self.standing.measures["kd"]
         return shown
+
+
+def scalars(figures: Mapping[str, Any]) -> dict[str, float]:
+    """The numbers in nested figures, by paths such as ``guided/7.5`` and ``deciles/0``."""
+    numbers: dict[str, float] = {}
+    for name, value in figures.items():
+        if isinstance(value, list | tuple):
+            value = dict(enumerate(value))
+        if isinstance(value, Mapping):
+            numbers |= {f"{name}/{rest}": number for rest, number in scalars(value).items()}
+        elif isinstance(value, float):
+            numbers[str(name)] = value
+    return numbers
 
 
 def memory_in_use(device: torch.device) -> int:

@@ -34,6 +34,9 @@ if TYPE_CHECKING:
 Resume = int | Literal["latest"]
 RECIPE_NAME = "recipe.yaml"
 RUN_NAME = "run.json"
+STATE_NAME = "state"
+FINAL_NAME = "linfusion"
+BEST_NAME = "best"
 
 
 @dataclass(frozen=True)
@@ -130,7 +133,7 @@ def plan_run(
     entry, _ = found.require()
     registered = next(each for each in registry.variants if each.value is entry)
     resolved = _recipe(recipe, preset, overrides, out if resume is not None else None, registered, registry)
-    _check_out(out, resume)
+    check_out(out, resume)
     opened = open_source(checkpoint, registry=registry)
     if not opened.path.is_dir():
         raise CheckpointError(
@@ -151,9 +154,11 @@ def require_room(plan: RunPlan) -> int:
     """Return the bytes that are free where the run writes.
 
     Raises:
-        CheckpointError: they are too few for its states and results.
+        CheckpointError: they are too few for its states and results, beside those that are there already.
     """
-    return require_space(plan.out, plan.disk + min_free(plan.settings))
+    there = [path for name in (STATE_NAME, FINAL_NAME, BEST_NAME) for path in (plan.out / name).rglob("*")]
+    missing = max(0, plan.disk - sum(path.stat().st_size for path in there))
+    return require_space(plan.out, missing + min_free(plan.settings))
 
 
 def free_room(plan: RunPlan) -> int:
@@ -194,7 +199,12 @@ def _recipe(
     return find_recipe(name, registry, variant=variant, preset=preset, overrides=overrides)
 
 
-def _check_out(out: Path, resume: Resume | None) -> None:
+def check_out(out: Path, resume: Resume | None) -> None:
+    """Refuse a folder that holds something else than the run to go on with.
+
+    Raises:
+        DistillationError: so it is.
+    """
     if out.exists() and not out.is_dir():
         raise DistillationError(f"{out} is a file; name a folder")
     holds_run = (out / RUN_NAME).is_file()

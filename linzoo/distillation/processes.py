@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor
+
+from linzoo.distillation.errors import DistillationError
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -16,6 +18,8 @@ _BUCKET = 1 << 24
 """Numbers that are summed over processes at once: 64 MiB of float32."""
 _PATIENCE = timedelta(hours=12)
 """How long processes wait for the main one, which alone calibrates, measures and draws."""
+
+Result = TypeVar("Result")
 
 
 class Processes:
@@ -77,13 +81,28 @@ class Processes:
                 for tensor in tensors:
                     tensor.copy_(broadcast(tensor.detach().contiguous()))
 
-    def from_main(self, value: Any) -> Any:
-        """The main process's value of a small object, in every process."""
+    def in_main(self, work: Callable[[], Result]) -> Result:
+        """Do work in the main process, which the others wait for; what it comes to, a small object, in all of them.
+
+        Raises:
+            DistillationError: it failed. In the main process its own error is raised.
+        """
         if self.count == 1:
-            return value
+            return work()
         from accelerate.utils import broadcast_object_list
 
-        return broadcast_object_list([value])[0]
+        failure: Exception | None = None
+        told: list[Any] = [None, False]
+        if self.main:
+            try:
+                told = [work(), False]
+            except Exception as error:
+                told, failure = [None, True], error
+        result, failed = broadcast_object_list(told)
+        if failed:
+            raise failure or DistillationError("the main process failed; its own message says why")
+        value: Result = result
+        return value
 
     def gather(self, value: Any) -> list[Any]:
         """A small object of every process, by rank."""

@@ -8,10 +8,11 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from datetime import timedelta
 
-Advance = Callable[[int, Mapping[str, float]], None]
+Advance = Callable[[int, Mapping[str, float | str]], None]
 """Told how many more units of work are done, and the figures to show."""
 
 _HEARTBEAT = 60.0
+_LONGEST = 40
 
 
 class Progress:
@@ -22,7 +23,7 @@ class Progress:
 
     @contextmanager
     def task(self, title: str, total: int, done: int = 0) -> Iterator[Advance]:  # noqa: ARG002
-        """Follow a piece of work of ``total`` units, ``done`` of which were done earlier."""
+        """Follow a piece of work of ``total`` units, 0 where nobody knows, ``done`` of which were done earlier."""
         yield lambda count, figures: None
 
 
@@ -59,9 +60,9 @@ class Bars(Progress):
             progress.TextColumn("{task.fields[figures]}"),
         )
         with progress.Progress(*columns, console=self._console) as bar:
-            task = bar.add_task(title, total=total, completed=done, figures="")
+            task = bar.add_task(title, total=total or None, completed=done, figures="")
 
-            def advance(count: int, figures: Mapping[str, float]) -> None:
+            def advance(count: int, figures: Mapping[str, float | str]) -> None:
                 bar.update(task, advance=count, figures=_shown(figures))
 
             yield advance
@@ -86,20 +87,22 @@ class Heartbeats(Progress):
         """Print a line at the beginning, about every minute, and at the end."""
         began = spoke = self._clock()
         now, shown = done, ""
-        self.say(f"{title}: {done}/{total}")
+        of = f"/{total}" if total else ""
+        self.say(f"{title}: {done}{of}")
 
-        def advance(count: int, figures: Mapping[str, float]) -> None:
+        def advance(count: int, figures: Mapping[str, float | str]) -> None:
             nonlocal now, shown, spoke
             now, shown = now + count, _shown(figures)
             time_now = self._clock()
             if time_now - spoke >= _HEARTBEAT:
                 spoke = time_now
-                left = (time_now - began) / max(1, now - done) * (total - now)
-                self.say(f"{title}: {now}/{total}, {timedelta(seconds=round(left))} left  {shown}".rstrip())
+                seconds = (time_now - began) / max(1, now - done) * (total - now)
+                left = f", {timedelta(seconds=round(seconds))} left" if total else ""
+                self.say(f"{title}: {now}{of}{left}  {shown}".rstrip())
 
         yield advance
         took = timedelta(seconds=round(self._clock() - began))
-        self.say(f"{title}: {now}/{total} in {took}  {shown}".rstrip())
+        self.say(f"{title}: {now}{of} in {took}  {shown}".rstrip())
 
 
 @contextmanager
@@ -109,17 +112,20 @@ def counting(progress: Progress, title: str) -> Iterator[Callable[[int, int | No
         advance: Advance | None = None
         last: tuple[int | None, int] = (None, 0)
 
-        def told(done: int, total: int | None, _: str) -> None:
+        def told(done: int, total: int | None, name: str) -> None:
             nonlocal advance, last
             if advance is None or total != last[0] or done < last[1]:
                 stack.close()
                 advance = stack.enter_context(progress.task(title, total or 0))
                 last = (total, 0)
-            advance(done - last[1], {})
+            advance(done - last[1], {"now": name})
             last = (total, done)
 
         yield told
 
 
-def _shown(figures: Mapping[str, float]) -> str:
-    return "  ".join(f"{name} {value:.4g}" for name, value in figures.items())
+def _shown(figures: Mapping[str, float | str]) -> str:
+    return "  ".join(
+        f"{name} {value[:_LONGEST] if isinstance(value, str) else f'{value:.4g}'}"
+        for name, value in figures.items()
+    )

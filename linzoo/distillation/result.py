@@ -18,9 +18,6 @@ from linzoo.distillation.planning import RunPlan
 from linzoo.distillation.student import Student
 from linzoo.distillation.tensors import write_tensors
 
-FINAL_NAME = "linfusion"
-BEST_NAME = "best"
-
 
 @dataclass(frozen=True)
 class DistillResult:

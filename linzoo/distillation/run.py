@@ -17,12 +17,16 @@ from linzoo.distillation.data.latents import LatentData
 from linzoo.distillation.data.prepare import prepare_data
 from linzoo.distillation.errors import DistillationError
 from linzoo.distillation.evaluation import Evaluator
-from linzoo.distillation.folder import open_folder
+from linzoo.distillation.folder import hold_folder, open_folder
 from linzoo.distillation.guards import explain_memory
 from linzoo.distillation.identity import check_same, result_settings
-from linzoo.distillation.loop import Loop
+from linzoo.distillation.interruption import explain_signals
+from linzoo.distillation.loop import Loop, scalars
 from linzoo.distillation.noise import Noise
 from linzoo.distillation.planning import (
+    BEST_NAME,
+    FINAL_NAME,
+    STATE_NAME,
     Resume,
     RunPlan,
     min_free,
@@ -33,7 +37,7 @@ from linzoo.distillation.processes import Processes
 from linzoo.distillation.progress import Progress, counting
 from linzoo.distillation.recipe import Calibrate
 from linzoo.distillation.remedies import ladder, render_ladder
-from linzoo.distillation.result import BEST_NAME, FINAL_NAME, DistillResult, Export
+from linzoo.distillation.result import DistillResult, Export
 from linzoo.distillation.select import choose, scores
 from linzoo.distillation.stages import OBJECTIVES, ORDER
 from linzoo.distillation.state import SavedState, States
@@ -47,7 +51,6 @@ from linzoo.generate.teacher import usable_device
 if TYPE_CHECKING:
     from linzoo.registry import Registry
 
-STATE_NAME = "state"
 IMAGES_NAME = "images"
 _AT_ONCE = 8
 """Held-out samples that are measured at once, where the stages' micro-batches are no smaller."""
@@ -118,7 +121,11 @@ def distill(
     require_room(plan)
     processes = Processes(usable_device(device) if device else None)
     speaking = progress if progress is not None and processes.main else Progress()
-    with explain_memory(lambda: _what_lowers_memory(plan, processes.count, speaking)):
+    with (
+        explain_signals(),
+        explain_memory(lambda: _what_lowers_memory(plan, processes.count, speaking)),
+        hold_folder(plan, processes),
+    ):
         return Run(plan, processes, speaking, registry, cache).execute()
 
 
@@ -189,22 +196,22 @@ class Run:
 
     def _find_saved(self) -> SavedState | None:
         """The state to go on from, which the main process chooses."""
-        resume, step = self._plan.resume, None
-        if resume is None:
+        if self._plan.resume is None:
             return None
-        if self._processes.main:
-            saved = self._states.latest() if resume == "latest" else self._states.open(resume)
-            if saved is None and (steps := self._states.steps()):
-                raise DistillationError(
-                    f"{self._plan.out / STATE_NAME}: no state is whole (there are those of steps"
-                    f" {', '.join(map(str, steps))}); choose another --out to begin anew"
-                )
-            step = None if saved is None else saved.record["step"]
-            self._progress.say(
-                f"going on after step {step}" if saved else "nothing is saved yet; beginning anew"
-            )
-        step = self._processes.from_main(step)
+        step = self._processes.in_main(self._choose_saved)
         return None if step is None else self._states.open(step)
+
+    def _choose_saved(self) -> int | None:
+        resume = self._plan.resume
+        saved = self._states.open(resume) if isinstance(resume, int) else self._states.latest()
+        if saved is None and (steps := self._states.steps()):
+            raise DistillationError(
+                f"{self._plan.out / STATE_NAME}: no state is whole (there are those of steps"
+                f" {', '.join(map(str, steps))}); choose another --out to begin anew"
+            )
+        step: int | None = None if saved is None else saved.record["step"]
+        self._progress.say(f"going on after step {step}" if saved else "nothing is saved yet; beginning anew")
+        return step
 
     def _check_same(self, identity: Mapping[str, Any]) -> None:
         if self._saved is not None:
@@ -244,18 +251,23 @@ class Run:
             Evaluator(student, noise, list(batches), settings.scales, self._recipe.seed),
             Triptychs(pipe, student, captions, settings, self._plan.out / IMAGES_NAME),
             lambda step, measures: export.write(self._plan.out / BEST_NAME, step, measures),
+            self._progress.say,
         )
 
     def _start(self, student: Student, data: LatentData, loop: Loop, validation: Validation | None) -> None:
         """What comes before the first step, in the main process; the others take over what it came to."""
-        kept: tuple[str, ...] = ()
+        recipe = self._recipe
+
+        def change_and_choose() -> tuple[str, ...]:
+            assert validation is not None  # in the main process
+            if recipe.calibrate is not None:
+                self._calibrate(student, data, loop, validation.evaluator, recipe.calibrate)
+            if not recipe.keep_softmax:
+                return ()
+            return choose(scores(student, validation.evaluator), recipe.keep_softmax)
+
         loop.standing.stage = "calibrate"
-        if validation is not None:
-            if self._recipe.calibrate is not None:
-                self._calibrate(student, data, loop, validation.evaluator, self._recipe.calibrate)
-            if self._recipe.keep_softmax:
-                kept = choose(scores(student, validation.evaluator), self._recipe.keep_softmax)
-        kept = self._processes.from_main(kept)
+        kept = self._processes.in_main(change_and_choose)
         student.keep_softmax(kept)
         self._processes.copy_from_main(student.parameters.values())
         loop.standing.kept_softmax = kept
@@ -270,7 +282,8 @@ class Run:
             data.load(indices[start : start + at_once], device) for start in range(0, len(indices), at_once)
         ]
         calibration = calibrate(student, batches, evaluator, settings, self._recipe.seed, self._progress)
-        loop.record("calibration", plain(calibration))
+        figures = plain(calibration)
+        loop.record("calibration", figures, scalars({"kd": figures["kd"]}))
 
     def _train(
         self, student: Student, noise: Noise, data: LatentData, loop: Loop
@@ -300,16 +313,17 @@ class Run:
         """Write the student as it stands as the result."""
         standing = loop.standing
         folder = self._plan.out / FINAL_NAME
-        if validation is not None:
-            if standing.measures is None:
-                standing.measures = validation.measure(standing.step)
-                loop.record("validation", standing.measures)
-            export.write(folder, standing.step, standing.measures)
-        self._processes.wait()
-        measures = self._processes.from_main(standing.measures)
-        return DistillResult(
-            self._plan.out, folder, standing.step, measures, self._processes.from_main(standing.best)
-        )
+
+        def write() -> DistillResult:
+            assert validation is not None  # in the main process
+            measures = standing.measures
+            if measures is None:
+                measures = validation.measure(standing.step)
+                loop.record("validation", measures, scalars(measures))
+            export.write(folder, standing.step, measures)
+            return DistillResult(self._plan.out, folder, standing.step, measures, standing.best)
+
+        return self._processes.in_main(write)
 
 
 def _what_lowers_memory(plan: RunPlan, processes: int, progress: Progress) -> str:

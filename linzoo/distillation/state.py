@@ -72,8 +72,8 @@ class States:
         Raises:
             CheckpointError: there is not enough room, or the disk refuses; the states before are as they were.
         """
+        self.require_room(files)
         target = self._folder / f"step-{step:08d}"
-        require_space(target, nbytes(files) + self._min_free)
         with new_folder(target, replace=True) as folder:
             written = {
                 f"{name}.safetensors": dataclasses.asdict(
@@ -86,6 +86,14 @@ class States:
         for old in self.steps()[: -self._keep_last]:
             self._remove(old)
         return target
+
+    def require_room(self, files: Mapping[str, Mapping[str, Tensor]]) -> None:
+        """Refuse a state for which there is not enough room on the disk.
+
+        Raises:
+            CheckpointError: so it is.
+        """
+        require_space(self._folder, nbytes(files) + self._min_free)
 
     def steps(self) -> list[int]:
         """The steps that there are states of, damaged ones among them."""

@@ -117,6 +117,7 @@ class Trainer:
     Attributes:
         done: steps that were taken, the skipped ones among them.
         skips: steps that were skipped.
+        whole: whether weights, moments and average are of the same step: not so amid their update.
     """
 
     def __init__(
@@ -134,6 +135,7 @@ class Trainer:
         self.settings = settings
         self.done = 0
         self.skips = 0
+        self.whole = True
         self._objective = objective
         self._student = student
         self._items = items
@@ -243,12 +245,14 @@ class Trainer:
         return dict(zip(norms, torch.stack(list(norms.values())).tolist(), strict=True))
 
     def _update(self, norm: float) -> None:
+        self.whole = False
         clip = self.settings.optimizer.clip
         if clip is not None:
             nn.utils.clip_grads_with_norm_(self._parameters.values(), clip, torch.tensor(norm))
         self._optimization.optimizer.step()
         if self._average is not None:
             self._average.update()
+        self.whole = True
 
     def _skip(self, loss: float) -> None:
         if self.skips >= self._max_skips:

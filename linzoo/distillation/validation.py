@@ -9,6 +9,7 @@ from typing import Any
 from linzoo.checkpoints.lock import plain
 from linzoo.distillation.evaluation import Evaluator
 from linzoo.distillation.triptychs import Triptychs
+from linzoo.errors import LinzooError
 
 
 @dataclass(frozen=True)
@@ -19,16 +20,21 @@ class Validation:
         evaluator: measures it.
         triptychs: draw it.
         export: writes it as the best, with the step and what was measured.
+        say: told why there are no pictures, where there are none: a run does not end for them.
     """
 
     evaluator: Evaluator
     triptychs: Triptychs
     export: Callable[[int, Mapping[str, Any]], object]
+    say: Callable[[str], None]
 
     def measure(self, step: int) -> dict[str, Any]:
         """Measure the student, ``kd`` among other things, and draw it."""
         measures: dict[str, Any] = plain(self.evaluator.evaluate())
-        self.triptychs.draw(step)
+        try:
+            self.triptychs.draw(step)
+        except LinzooError as error:
+            self.say(f"warning: no pictures of step {step}: {error}")
         return measures
 
     def keep(self, step: int, measures: Mapping[str, Any]) -> None:

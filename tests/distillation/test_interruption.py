@@ -12,7 +12,7 @@ import torch
 from toy import ToyRun
 
 from linzoo.distillation.errors import DistillationError
-from linzoo.distillation.interruption import Interruption
+from linzoo.distillation.interruption import explain_signals, noting_signals
 from linzoo.errors import PluginError
 
 
@@ -35,12 +35,25 @@ def test_a_signal_finishes_the_step_and_saves(tmp_path: Path, number: signal.Sig
 
 def test_a_second_signal_stops_at_once() -> None:
     said: list[str] = []
-    with Interruption(said.append) as interruption:
+    with noting_signals(said.append) as interruption:
         os.kill(os.getpid(), signal.SIGTERM)
         assert interruption.came == "SIGTERM"
-        with pytest.raises(KeyboardInterrupt):
+        with pytest.raises(KeyboardInterrupt, match="SIGINT"):
             os.kill(os.getpid(), signal.SIGINT)
+        assert interruption.came == "SIGTERM"
     assert said == ["SIGTERM: finishing this step and saving; once more stops at once, without saving"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_outside_the_steps_a_signal_stops_at_once_with_a_message(number: signal.Signals) -> None:
+    before = signal.getsignal(number)
+    with (
+        pytest.raises(DistillationError, match=rf"stopped at once by {number.name}; .*--resume latest"),
+        explain_signals(),
+    ):
+        os.kill(os.getpid(), number)
+        raise AssertionError("it went on")
+    assert signal.getsignal(number) is before
 
 
 def test_beside_the_main_thread_nothing_is_noted() -> None:
@@ -48,7 +61,7 @@ def test_beside_the_main_thread_nothing_is_noted() -> None:
     seen: list[object] = []
 
     def work() -> None:
-        with Interruption(print) as interruption:
+        with noting_signals(print) as interruption, explain_signals():
             seen.append((interruption.came, signal.getsignal(signal.SIGTERM)))
 
     thread = threading.Thread(target=work)

@@ -33,7 +33,14 @@ poisoned = len(sys.argv) > 3
 run = ToyRun(folder)
 assert run.processes.count == 2
 assert run.processes.gather(run.processes.rank) == [0, 1]
-assert run.processes.from_main(run.processes.rank) == 0
+assert run.processes.in_main(lambda: run.processes.rank) == 0
+try:
+    run.processes.in_main(lambda: 1 / 0)
+except Exception as error:
+    expected = "division by zero", "the main process failed; its own message says why"
+    assert str(error) == expected[run.processes.rank], error
+else:
+    raise AssertionError("no error")
 assert run.processes.any(run.processes.rank == 1)
 copied = torch.full((3,), float(run.processes.rank))
 run.processes.copy_from_main([copied])

@@ -45,8 +45,8 @@ def captions(kind: str, source: object, most: int | None = None, **options: Any)
 
 def test_prompts_are_the_distinct_lines(tmp_path: Path) -> None:
     file = tmp_path / "prompts.txt"
-    file.write_text("\ufeffa cat\n\n  a dog \r\na cat\n\t\nein Käfer\n", encoding="utf-8")
-    assert sorted(captions("prompts", file)) == ["a cat", "a dog", "ein Käfer"]
+    file.write_text("\ufeffa cat\n\n  a dog \r\na cat\n\t\nein Käfer\na\u2028b", encoding="utf-8")
+    assert sorted(captions("prompts", file)) == ["a cat", "a dog", "a\u2028b", "ein Käfer"]
     assert Prompts(file).notes == (f"{file}: 1 repeated lines are left out",)
 
 
@@ -109,6 +109,55 @@ def test_captions_in_metadata(tmp_path: Path, suffix: str) -> None:
     assert captions("folder", tmp_path) == ["a dog", "a cat, red"]
 
 
+def test_captions_of_several_lines(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    for name in ("a.png", "in/b.png"):
+        (tmp_path / name).write_bytes(picture())
+    (tmp_path / "metadata.csv").write_text('file_name,text\na.png,"a cat,\non a mat"\n')
+    row = {"file_name": "b.png", "text": "a dog\u2028asleep\x85"}
+    (tmp_path / "in/metadata.jsonl").write_text(json.dumps(row, ensure_ascii=False) + "\n", encoding="utf-8")
+    assert captions("folder", tmp_path) == ["a cat,\non a mat", "a dog\u2028asleep"]
+
+
+def test_a_text_file_counts_before_a_table(tmp_path: Path) -> None:
+    write(tmp_path, {"a.png": "", "a.txt": "beside", "metadata.csv": "file_name,text\na.png,listed\n"})
+    assert captions("folder", tmp_path) == ["beside"]
+
+
+def test_any_spelling_of_a_suffix_and_any_letters(tmp_path: Path) -> None:
+    for name in ("ä ö.JpEg", "猫.v1.2.PNG"):
+        (tmp_path / name).write_bytes(picture())
+        (tmp_path / name).with_suffix(".txt").write_text(f"of {name}", encoding="utf-8")
+    assert captions("folder", tmp_path) == ["of ä ö.JpEg", "of 猫.v1.2.PNG"]
+
+
+def test_hidden_files_are_not_looked_at(tmp_path: Path) -> None:
+    (tmp_path / ".thumbnails").mkdir()
+    for name in ("a.png", "._a.png", ".thumbnails/a.png"):
+        (tmp_path / name).write_bytes(picture())
+    (tmp_path / "a.txt").write_text("a")
+    (tmp_path / "._a.txt").write_bytes(b"\xff")
+    assert [item.name for item in items("folder", tmp_path)] == ["a.png"]
+
+
+def test_a_link_to_nowhere_is_unusable(tmp_path: Path) -> None:
+    (tmp_path / "a.png").symlink_to(tmp_path / "gone.png")
+    (tmp_path / "a.txt").write_text("a")
+    (item,) = items("folder", tmp_path)
+    assert item.read is not None
+    with pytest.raises(Unusable, match="cannot be read: No such file"):
+        item.read()
+
+
+def test_fewer_pictures_are_a_sample_of_all(tmp_path: Path) -> None:
+    names = [f"{number:02}.png" for number in range(30)]
+    write(tmp_path, dict.fromkeys(names, "") | {f"{number:02}.txt": "x" for number in range(30)})
+    some = [item.name for item in items("folder", tmp_path, 10)]
+    assert len(some) == len(set(some)) == 10
+    assert sorted(some) != names[:10]
+    assert [item.name for item in items("folder", tmp_path, 5)] == some[:5]
+
+
 def test_a_changed_picture_or_caption_changes_the_stamp(tmp_path: Path) -> None:
     def stamp() -> str:
         return open_source(Data(kind="folder", source=str(tmp_path)), None).stamp
@@ -142,6 +191,11 @@ def write(folder: Path, files: dict[str, str]) -> None:
         ),
         ({"a.png": "", "metadata.jsonl": "\n{"}, r"metadata\.jsonl, line 2: is not JSON"),
         ({"a.png": "", "metadata.jsonl": "[]"}, r"metadata\.jsonl, line 1: is not a JSON object"),
+        (
+            {"a.png": "", "metadata.csv": f"file_name,text\na.png,{'x' * 140000}\n"},
+            r"is not CSV: field larger",
+        ),
+        ({"a.png": "", "metadata.csv": "file_name,text\na.png\n"}, r"row 1: has no text in column 'text'"),
         (
             {"a.png": "", "metadata.csv": "file_name,text\nb.png,x\n"},
             r"metadata\.csv: lists 1 files that are not there: .*b\.png",

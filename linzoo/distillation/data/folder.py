@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -23,7 +24,8 @@ class ImageFolder:
     """The pictures of a folder and the folders in it.
 
     A caption is the text of ``NAME.txt`` beside ``NAME.png``, or ``column`` of the row whose ``file_name`` is the
-    picture's, in a ``metadata.jsonl`` or ``metadata.csv`` of its folder or of one above.
+    picture's, in a ``metadata.jsonl`` or ``metadata.csv`` of its folder or of one above. Where there are both, the
+    text file counts. Hidden files and folders, whose names begin with a dot, are not looked at.
 
     Args:
         folder: where the pictures are.
@@ -39,10 +41,11 @@ class ImageFolder:
     def __init__(self, folder: Path, column: str, most: int | None = None) -> None:
         if not folder.is_dir():
             raise DataError(f"{folder}: there is no such folder; data.source names a folder of pictures")
-        pictures = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGES)
+        files = [path for path in sorted(folder.rglob("*")) if not _is_hidden(path.relative_to(folder))]
+        pictures = [path for path in files if path.suffix.lower() in IMAGES]
         if not pictures:
             raise DataError(f"{folder}: holds no picture ({', '.join(IMAGES)})")
-        captions = _captions(folder, column)
+        captions = _captions(files, pictures, column)
         missing = [str(path.relative_to(folder)) for path in pictures if path not in captions]
         if missing:
             more = ", …" if len(missing) > _NAMED else ""
@@ -54,7 +57,7 @@ class ImageFolder:
         if most is not None and most < len(self._items):
             self._items = sorted(self._items, key=lambda item: fingerprint(item[1]))[:most]
         self.count: int | None = len(self._items)
-        stamps = [(caption, *file_stamp(path)) for path, _, caption in self._items]
+        stamps = [(caption, *_stamp(path)) for path, _, caption in self._items]
         self.stamp = fingerprint("folder", stamps)
 
     def items(self, rank: int, world: int) -> Iterator[tuple[int, Item]]:
@@ -63,15 +66,29 @@ class ImageFolder:
             yield position, Item(name, caption, partial(read_file, path))
 
 
-def _captions(folder: Path, column: str) -> dict[Path, str]:
+def _is_hidden(path: Path) -> bool:
+    """Whether a name begins with a dot: what file managers and archives leave beside pictures, ``._a.png``."""
+    return any(part.startswith(".") for part in path.parts)
+
+
+def _stamp(path: Path) -> tuple[str, int, int]:
+    """The stamp of a picture; one that cannot be read is left out later, and named."""
+    try:
+        return file_stamp(path)
+    except OSError:
+        return str(path), 0, 0
+
+
+def _captions(files: Sequence[Path], pictures: Sequence[Path], column: str) -> dict[Path, str]:
     found: dict[Path, str] = {}
-    for table in sorted(folder.rglob("metadata.*")):
-        if table.suffix in (".jsonl", ".csv"):
+    for table in files:
+        if table.name in ("metadata.jsonl", "metadata.csv"):
             found |= _listed(table, column)
-    for text in sorted(folder.rglob("*.txt")):
-        for suffix in IMAGES:
-            for picture in (text.with_suffix(suffix), text.with_suffix(suffix.upper())):
-                found[picture] = _text(text).strip()
+    texts = {path for path in files if path.suffix == ".txt"}
+    for picture in pictures:
+        text = picture.with_suffix(".txt")
+        if text in texts:
+            found[picture] = _text(text).strip()
     return found
 
 
@@ -92,11 +109,14 @@ def _listed(table: Path, column: str) -> dict[Path, str]:
 
 
 def _rows(table: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    lines = _text(table).splitlines()
+    text = _text(table)
     if table.suffix == ".csv":
-        yield from enumerate(csv.DictReader(lines), 1)
+        try:
+            yield from enumerate(csv.DictReader(io.StringIO(text, newline="")), 1)
+        except csv.Error as error:
+            raise DataError(f"{table}: is not CSV: {error}") from error
         return
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(text.split("\n"), 1):  # not splitlines: a caption may hold U+2028
         if not line.strip():
             continue
         try:

@@ -22,7 +22,7 @@ class Prompts:
 
     def __init__(self, path: Path, most: int | None = None, per_prompt: int = 1) -> None:
         try:
-            lines = path.read_text(encoding="utf-8-sig").splitlines()
+            lines = path.read_text(encoding="utf-8-sig").split("\n")
         except (OSError, UnicodeDecodeError) as error:
             raise DataError(
                 f"{path}: cannot be read as UTF-8 text with one prompt a line: {error}"

@@ -59,7 +59,7 @@ bench-convert: $(READY) ## Memory and time of convert against cp and against dif
 	$(BIN)/linzoo bench convert --out $(RESULTS)/convert-cpu.csv
 
 bench-distill: export OMP_NUM_THREADS := 1
-bench-distill: $(READY) ## Distil mini from the published recipe to linzoo's on one core: rows and docs/results (90 minutes, resumable).
+bench-distill: $(READY) ## Distil mini from the published recipe to linzoo's on one core: rows and docs/results (an hour, resumable).
 	CUDA_VISIBLE_DEVICES= $(BIN)/linzoo bench distill resolution --results $(RESULTS)
 	CUDA_VISIBLE_DEVICES= $(BIN)/linzoo bench distill speed --results $(RESULTS)
 	CUDA_VISIBLE_DEVICES= $(BIN)/linzoo bench distill ablation --results $(RESULTS)

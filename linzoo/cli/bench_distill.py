@@ -29,14 +29,14 @@ def distill() -> None:
     """Measure what distillation is worth, on mini.
 
     Every command writes a row as it is measured and goes on where it was stopped. Takes the one core that
-    OMP_NUM_THREADS=1 gives it; together about an hour and a half.
+    OMP_NUM_THREADS=1 gives it; together about an hour.
 
     \b
     Examples:
-      linzoo bench distill ablation     the published recipe, and one change after another (an hour)
+      linzoo bench distill ablation     the published recipe, and one change after another (45 minutes)
       linzoo bench distill transfer     a fine-tune without training (needs the ablation; minutes)
       linzoo bench distill resolution   more tokens than it was made for (minutes)
-      linzoo bench distill speed        linzoo's loop beside the published one (ten minutes)
+      linzoo bench distill speed        linzoo's loop beside the published one (a few minutes)
       linzoo bench distill report       docs/results/distillation.md out of the rows
     """
 
@@ -52,7 +52,7 @@ def ablation(state: State, results: Path, work: Path) -> None:
 
     \b
     Example:
-      OMP_NUM_THREADS=1 linzoo bench distill ablation
+      OMP_NUM_THREADS=1 linzoo bench distill ablation --results out/results
     """
     from linzoo_benchmarks.distillation import ablation as benchmark
     from linzoo_benchmarks.distillation.page import NAMES
@@ -72,7 +72,7 @@ def transfer(state: State, results: Path, work: Path) -> None:
 
     \b
     Example:
-      linzoo bench distill transfer
+      linzoo bench distill transfer --results out/results
     """
     from linzoo_benchmarks.distillation import transfer as benchmark
     from linzoo_benchmarks.distillation.page import NAMES
@@ -91,7 +91,7 @@ def resolution(state: State, results: Path) -> None:
 
     \b
     Example:
-      linzoo bench distill resolution
+      linzoo bench distill resolution --results out/results
     """
     from linzoo_benchmarks.distillation import resolution as benchmark
     from linzoo_benchmarks.distillation.page import NAMES
@@ -115,7 +115,7 @@ def speed(state: State, sizes: Sequence[str], turns: int, results: Path) -> None
 
     \b
     Examples:
-      OMP_NUM_THREADS=1 linzoo bench distill speed
+      OMP_NUM_THREADS=1 linzoo bench distill speed --turns 3
       linzoo bench distill speed --size sd15 --size sdxl --results out/results
     """
     from linzoo_benchmarks.distillation import speed as benchmark
@@ -133,7 +133,7 @@ def report(results: Path, out: Path) -> None:
 
     \b
     Example:
-      linzoo bench distill report
+      linzoo bench distill report --results out/results --out out/results.md
     """
     from linzoo_benchmarks.distillation.page import Results, write
 

@@ -118,7 +118,7 @@ def counting(progress: Progress, title: str) -> Iterator[Callable[[int, int | No
                 stack.close()
                 advance = stack.enter_context(progress.task(title, total or 0))
                 last = (total, 0)
-            advance(done - last[1], {"now": name})
+            advance(done - last[1], {"last": name})
             last = (total, done)
 
         yield told

@@ -11,6 +11,7 @@ from toy import ToyRun, toy_recipe
 
 from linzoo.distillation.errors import DistillationError
 from linzoo.distillation.log import MetricsLog, Trackers, wanted_trackers
+from linzoo.distillation.loop import scalars
 from linzoo.distillation.processes import Processes
 from linzoo.distillation.progress import Bars, Heartbeats, Progress, counting, open_progress
 from linzoo.distillation.recipe import Logging
@@ -77,6 +78,11 @@ def test_tensorboard_files_are_written(tmp_path: Path) -> None:
     assert [event.step for event in events.Scalars("validation/kd")] == [5, 8]
 
 
+def test_nested_figures_have_paths() -> None:
+    figures = {"kd": 0.5, "deciles": [None, 0.25], "guided": {"7.5": 2.0}, "name": "x", "count": 3}
+    assert scalars(figures) == {"kd": 0.5, "deciles/1": 0.25, "guided/7.5": 2.0}
+
+
 def test_a_missing_tracker_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     assert wanted_trackers(Logging()) == []
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
@@ -99,6 +105,24 @@ def test_heartbeats_come_about_every_minute(capsys: pytest.CaptureFixture[str]) 
         "align: 8/10, 0:00:50 left  loss 0.1235",
         "align: 10/10 in 0:03:20  loss 0.1235",
     ]
+
+
+def test_work_of_unknown_length_has_no_end_to_tell(capsys: pytest.CaptureFixture[str]) -> None:
+    now = [0.0]
+    with counting(Heartbeats(lambda: now[0]), "data") as told:
+        for done in (1, 2, 3):
+            now[0] += 60
+            told(done, None, "a caption of more than forty letters, cut off")
+    shown = "last a caption of more than forty letters, cu"
+    assert capsys.readouterr().err.splitlines() == [
+        "data: 0",
+        f"data: 2  {shown}",
+        f"data: 3  {shown}",
+        f"data: 3 in 0:02:00  {shown}",
+    ]
+    with counting(Bars(), "data") as told:
+        told(1, None, "one")
+    assert "1/?" in capsys.readouterr().err
 
 
 def test_bars_are_for_terminals_and_quiet_is_quiet(capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import filecmp
 import importlib.util
 import json
+import os
 import shutil
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,9 +19,12 @@ import torch
 
 import linzoo
 from linzoo.attention.handle import read_linfusion
+from linzoo.checkpoints.atomic import held
 from linzoo.checkpoints.lock import changed_outputs, read_lock
+from linzoo.distillation import run as run_module
 from linzoo.distillation.document import read_recipe
 from linzoo.distillation.errors import DistillationError, RecipeError
+from linzoo.distillation.planning import RunPlan
 from linzoo.distillation.result import DistillResult
 from linzoo.distillation.trainer import Trainer
 from linzoo.errors import CheckpointError, PluginError, UsageError
@@ -188,6 +194,32 @@ def test_layers_that_stay_softmax_are_left_out(distil: Distil, tmp_path: Path) -
     assert same(result.checkpoint, first)
 
 
+def test_a_signal_while_data_is_made_is_told_and_leaves_no_folder(
+    distil: Distil, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "linzoo.distillation.run.prepare_data", lambda *_, **__: os.kill(os.getpid(), signal.SIGTERM)
+    )
+    with pytest.raises(DistillationError, match=r"stopped at once by SIGTERM.*--resume latest"):
+        distil(tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_is_there_already_needs_no_room(
+    distil: Distil, straight: DistillResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a finished run there are two of the three states that are asked for, and both results."""
+    out = tmp_path / "run"
+    shutil.copytree(straight.out, out)
+    state = sum(path.stat().st_size for path in (out / "state/step-00000005").iterdir())
+    free = SimpleNamespace(free=round(1.5 * state))
+    monkeypatch.setattr("shutil.disk_usage", lambda path: free)
+    settings = ("guards.min_free_disk_gb=0", "saving.keep_last=2")
+    assert distil(out, *settings, resume="latest").steps == 5
+    with pytest.raises(CheckpointError, match="are free"):
+        distil(tmp_path / "new", *settings)
+
+
 @pytest.mark.slow  # adds up the memory of several recipes
 def test_memory_that_runs_out_is_told_with_remedies(
     distil: Distil, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -260,6 +292,41 @@ class TestRefusals:
     def test_a_folder_with_a_run(self, distil: Distil, straight: DistillResult) -> None:
         with pytest.raises(DistillationError, match="holds a run; --resume latest goes on with it"):
             distil(straight.out)
+
+    def test_a_folder_that_another_run_works_in(
+        self, distil: Distil, straight: DistillResult, tmp_path: Path
+    ) -> None:
+        for out, resume in ((straight.out, "latest"), (tmp_path, None)):
+            before = sorted(out.rglob("*"))
+            with held(out), pytest.raises(DistillationError, match="another run works in"):
+                distil(out, resume=resume)
+            assert sorted(out.rglob("*")) == before
+
+    def test_a_folder_that_another_run_has_finished_in_meanwhile(
+        self, distil: Distil, straight: DistillResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        out = tmp_path / "run"
+        room = run_module.require_room
+
+        def finish(plan: RunPlan) -> int:
+            shutil.copytree(straight.out, out)
+            return room(plan)
+
+        monkeypatch.setattr(run_module, "require_room", finish)
+        with pytest.raises(DistillationError, match="holds a run"):
+            distil(out)
+        assert (out / "state/step-00000005").is_dir()
+
+    def test_a_folder_that_cannot_be_written(
+        self, distil: Distil, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def refuse(**_: object) -> None:
+            raise OSError(errno.EROFS, "Read-only file system")
+
+        monkeypatch.setattr("tempfile.TemporaryFile", refuse)
+        with pytest.raises(CheckpointError, match="Read-only file system; choose a folder"):
+            distil(tmp_path / "run")
+        assert not (tmp_path / "run").exists()
 
     def test_a_folder_with_something_else(self, distil: Distil, tmp_path: Path) -> None:
         (tmp_path / "notes.txt").write_text("mine")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -311,6 +312,72 @@ def test_held_out_items_are_never_trained_on(sd: Any, prepare: Prepare, folder: 
         }
 
 
+def test_no_drawing_of_a_prompt_that_is_held_out_is_trained_on(
+    sd: Any, prepare: Prepare, prompts: Path
+) -> None:
+    data = prepare(sd, prompts, options={"sampling": {"steps": 1, "per_prompt": 3}})
+    held_out = {sample.caption for sample in data.samples if sample.held_out}
+    trained = {data.samples[index].caption for step in range(9) for index in data.indices(0, "a", step, 9)}
+    assert (len(held_out), len(trained), len(data)) == (HELD_OUT, COUNT - HELD_OUT, 3 * (COUNT - HELD_OUT))
+    assert not held_out & trained
+    assert data.held_out == HELD_OUT  # one drawing of each is measured on: the first
+    once = prepare(sd, prompts, options={"sampling": {"steps": 1}})
+    pairs = zip(data.held_out_batches(9, 9), once.held_out_batches(9, 9), strict=True)
+    assert all(torch.equal(one.latents, other.latents) for one, other in pairs)
+
+
+def test_too_few_prompts_are_told_before_any_is_drawn(
+    sd: Any, prepare: Prepare, prompts: Path, count: Counting
+) -> None:
+    with pytest.raises(DataError, match="12 prompts are too few: 12 are kept"):
+        prepare(sd, prompts, options={"held_out": 12, "sampling": {"steps": 1, "per_prompt": 3}})
+    assert count.all == (0, 0, 0)
+
+
+def test_a_picture_with_two_captions_is_held_out_with_both(sd: Any, prepare: Prepare, folder: Path) -> None:
+    for number in range(COUNT):
+        shutil.copy(folder / f"{number:02}.png", folder / f"{number:02}b.png")
+        (folder / f"{number:02}b.txt").write_text(f"other {number}")
+    data = prepare(sd, folder)
+    assert data.held_out == HELD_OUT
+    assert sum(sample.held_out for sample in data.samples) == 2 * HELD_OUT
+    assert not {each.key for each in data.samples if each.held_out} & {
+        each.key for each in data.samples if not each.held_out
+    }
+
+
+def test_a_caption_that_is_no_text_is_left_out(sd: Any, prepare: Prepare, folder: Path) -> None:
+    (folder / "03.txt").unlink()
+    row = {"file_name": "03.png", "text": "half an emoji \ud83d"}
+    (folder / "metadata.jsonl").write_text(json.dumps(row))
+    data = prepare(sd, folder)
+    assert len(data.samples) == COUNT - 1
+    assert "03.png: its caption is not text: 'utf-8' codec can't encode" in data.notes[0]
+
+
+def test_a_folder_has_one_cache_however_it_is_written(
+    sd: Any, prepare: Prepare, folder: Path, count: Counting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepare(sd, folder)
+    assert count.all == (0, COUNT, 5)
+    monkeypatch.chdir(folder.parent)
+    prepare(sd, Path(folder.name))
+    assert count.all == (0, 0, 0)
+
+
+def test_a_finished_cache_need_not_be_writable(
+    sd: Any, prepare: Prepare, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = prepare(sd, folder)
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise PermissionError(errno.EROFS, os.strerror(errno.EROFS))
+
+    for writing in ("mkdir", "replace", "unlink"):
+        monkeypatch.setattr(Path, writing, refuse)
+    assert equal(prepare(sd, folder), first)
+
+
 def test_a_step_has_one_size_and_the_finish_has_all(sd: Any, prepare: Prepare, prompts: Path) -> None:
     data = prepare(sd, prompts, finish={"sizes": [[24, 24], [32, 16]]})
     shapes = []
@@ -429,7 +496,7 @@ def test_too_few_items_are_told_before_any_is_encoded(
     sd: Any, prepare: Prepare, prompts: Path, count: Counting
 ) -> None:
     with pytest.raises(
-        DataError, match=r"12 items are too few: 12 are kept from training \(data\.held_out\)"
+        DataError, match=r"12 prompts are too few: 12 are kept from training \(data\.held_out\)"
     ):
         prepare(sd, prompts, options={"held_out": 12})
     assert count.all == (0, 0, 0)
@@ -467,7 +534,7 @@ def test_the_scheduler_is_as_it_was(sd: Any, prepare: Prepare, prompts: Path) ->
 def test_a_set_that_is_smaller_than_a_batch_is_noted(sd: Any, prepare: Prepare, prompts: Path) -> None:
     data = prepare(sd, prompts, batch=10)
     assert data.notes == (
-        "9 items are trained on, fewer than a batch of 10: some come twice or more in a step",
+        "9 samples are trained on, fewer than a batch of 10: some come twice or more in a step",
     )
     assert prepare(sd, prompts, batch=9).notes == ()
 
@@ -475,9 +542,30 @@ def test_a_set_that_is_smaller_than_a_batch_is_noted(sd: Any, prepare: Prepare, 
 def test_progress_names_items_and_captions(sd: Any, prepare: Prepare, folder: Path) -> None:
     told: list[tuple[int, int | None, str]] = []
     prepare(sd, folder, progress=lambda *each: told.append(each))
-    assert told[0] == (1, COUNT, "00.png")
-    assert told[COUNT - 1] == (COUNT, COUNT, "11.png")
-    assert told[COUNT:] == [(4, 4, "caption 3")]
+    assert told[0] == (0, COUNT, "00.png")  # it waits for others to be encoded with it
+    assert told[COUNT] == (COUNT, COUNT, "11.png")
+    assert told[COUNT + 1 :] == [(4, 4, "caption 3")]
+
+
+@pytest.mark.parametrize("finish", [None, {"sizes": [[24, 24]]}])
+def test_progress_counts_what_is_made(
+    sd: Any, prepare: Prepare, prompts: Path, count: Counting, monkeypatch: pytest.MonkeyPatch, finish: Any
+) -> None:
+    monkeypatch.setattr("linzoo.distillation.data.fill.at_once", lambda size: 3)
+    told: list[tuple[int, int]] = []
+    sampling = {"steps": 1, "guidance": [2, 2]}
+    prepare(
+        sd,
+        prompts,
+        options={"sampling": sampling},
+        finish=finish,
+        progress=lambda done, total, name: told.append((done, count.drawn)),
+    )
+    views = 2 if finish else 1
+    drawing = [each for each in told if each[1] < COUNT * views] + [(COUNT, COUNT * views)]
+    assert drawing == sorted(drawing)
+    assert all(done == drawn // views for done, drawn in drawing)
+    assert told.count((0, 0)) == 2
 
 
 def test_where_the_caches_are(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

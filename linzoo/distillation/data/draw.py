@@ -57,7 +57,7 @@ class TeacherDraws:
             guidance = low + (high - low) * (int(key[8:16], 16) % _LEVELS) / (_LEVELS - 1)
             details = {"prompt": item.caption, "seed": int(key[:8], 16), "guidance": guidance}
             views.append(View(key, base, size, (size, guidance), item.name, details))
-        return fingerprint(*_identity(item)), views
+        return fingerprint(item.caption), views
 
     def ready(self, view: View) -> View:
         """Nothing is to be read."""

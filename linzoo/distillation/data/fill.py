@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Hashable, Sequence
 from typing import Any
@@ -31,7 +32,7 @@ class LatentFill:
         source: of the items.
         maker: makes their latents.
         cache: where those go; what it has already is not made again.
-        progress: told of every item.
+        progress: told how many items are made after every item that is taken.
     """
 
     def __init__(self, source: Source, maker: Maker, cache: Cache, progress: Progress) -> None:
@@ -40,6 +41,7 @@ class LatentFill:
         self._cache = cache
         self._progress = progress
         self._waiting: dict[Hashable, list[View]] = defaultdict(list)
+        self._views_each = 1
         self._bad: list[str] = []
 
     def run(self, rank: int, world: int) -> Part:
@@ -55,19 +57,24 @@ class LatentFill:
         rows: dict[int, Row] = {}
         known: set[str] = set()
         share = None if self._source.count is None else len(range(rank, self._source.count, world))
+        taken, name = 0, ""
         with self._cache.writer() as writer:
-            for done, (position, item) in enumerate(self._source.items(rank, world), 1):
+            for taken, (position, item) in enumerate(self._source.items(rank, world), 1):
+                name = item.name
                 try:
                     rows[position] = self._take(item, known, writer)
                 except Unusable as error:
-                    self._leave_out(f"{item.name}: {error}", done)
-                self._progress(done, share, item.name)
-            for views in self._waiting.values():
-                self._make(views, writer)
+                    self._leave_out(f"{name}: {error}", taken)
+                self._progress(taken - self._items_waiting(), share, name)
+            while self._waiting:
+                self._make(self._waiting.popitem()[1], writer)
+                self._progress(taken - self._items_waiting(), share, name)
         return Part(rows, self._note())
 
     def _take(self, item: Item, known: set[str], writer: Writer) -> Row:
+        _require_text(item.caption)
         content, views = self._maker.views(item)
+        self._views_each = len(views)
         missing = {view.key: view for view in views if view.key not in self._cache and view.key not in known}
         for view in [self._maker.ready(view) for view in missing.values()]:
             known.add(view.key)
@@ -76,6 +83,10 @@ class LatentFill:
             if len(waiting) >= at_once(view.size):
                 self._make(self._waiting.pop(view.kind), writer)
         return Row(content, item.caption, tuple((view.base, view.key) for view in views))
+
+    def _items_waiting(self) -> int:
+        """How many items are taken and not made yet, as if those that wait waited with all their views."""
+        return math.ceil(sum(map(len, self._waiting.values())) / self._views_each)
 
     def _make(self, views: Sequence[View], writer: Writer) -> None:
         try:
@@ -111,6 +122,13 @@ class LatentFill:
         return (
             f"{len(self._bad)} items cannot be used and are left out: {', '.join(self._bad[:_NAMED])}{more}",
         )
+
+
+def _require_text(caption: str) -> None:
+    try:
+        caption.encode()
+    except UnicodeEncodeError as error:
+        raise Unusable(f"its caption is not text: {error}") from error
 
 
 def caption_key(caption: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -46,7 +47,8 @@ class HuggingFace:
         self._data = data
         self._most = most
         with _explain(data):
-            rows = datasets.load_dataset(data.source, split=data.split, streaming=data.streaming)
+            source = os.path.expanduser(data.source)  # noqa: PTH111 (a Path would spoil URLs)
+            rows = datasets.load_dataset(source, split=data.split, streaming=data.streaming)
             columns = list(rows.column_names or next(iter(rows), {}))
         _require_columns(data, columns)
         with _explain(data):
@@ -57,7 +59,8 @@ class HuggingFace:
         self.count: int | None = None
         if not data.streaming:
             self.count = len(rows) if most is None else min(most, len(rows))
-        self.stamp = fingerprint("huggingface", data.model_dump(mode="json"), most, self._files())
+        named = data.source, data.split, data.image_column, data.caption_column, data.streaming
+        self.stamp = fingerprint("huggingface", named, most, self._files())
 
     def items(self, rank: int, world: int) -> Iterator[tuple[int, Item]]:
         """See :class:`linzoo.distillation.data.items.Source`."""
@@ -119,9 +122,7 @@ def _require_columns(data: Data, columns: list[str]) -> None:
 
 @contextmanager
 def _explain(data: Data) -> Iterator[None]:
-    from datasets.exceptions import DatasetsError
-
     try:
         yield
-    except (DatasetsError, OSError, ValueError, LookupError, RuntimeError) as error:
+    except Exception as error:  # of any of the libraries that read formats and places for datasets
         raise DataError(f"{data.source}: datasets cannot read split {data.split!r} of it: {error}") from error

@@ -43,7 +43,8 @@ class LatentData:
         manifest: its items.
         latents: the cache that has their latents.
         texts: the cache that has their captions' encodings.
-        held_out: how many items are kept from training: those with the smallest hashes.
+        held_out: how many pictures or prompts are kept from training, with all that is made of them: those with the
+            smallest hashes. The first sample of each is measured on.
         identity: what the data depends on besides the items.
         notes: what the user should know besides what the manifest says.
 
@@ -67,15 +68,20 @@ class LatentData:
         self._texts = texts
         self._unconditional = texts.tensors(UNCONDITIONAL)
         self.notes = (*notes, *manifest.notes)
-        kept = sorted({row.item for row in manifest.rows}, key=lambda item: fingerprint("held out", item))
-        self._kept = {item: place for place, item in enumerate(kept[:held_out])}
+        ranked = sorted({row.item for row in manifest.rows}, key=lambda item: fingerprint("held out", item))
+        measured: dict[str, int | None] = dict.fromkeys(ranked[:held_out])
         self.samples: list[Sample] = []
-        self._held_out: list[tuple[int, int]] = []
         self._training: dict[tuple[int, Size], list[int]] = defaultdict(list)
         for row in manifest.rows:
-            for number, (base, key) in enumerate(row.views):
-                self._add(row.item, row.caption, base, key, first=number == 0)
-        self._held_out.sort()
+            for base, key in row.views:
+                width, height = latents.info(key)["size"]
+                kept, index = row.item in measured, len(self.samples)
+                self.samples.append(Sample(key, row.caption, base, (width, height), kept))
+                if not kept:
+                    self._training[base, (width, height)].append(index)
+                elif measured[row.item] is None:
+                    measured[row.item] = index
+        self._held_out = [index for index in measured.values() if index is not None]
         self.sizes = tuple(sorted({size for _, size in self._training}))
         rows = sorted((row.item, row.caption, row.views) for row in manifest.rows)
         self.digest = fingerprint(identity, held_out, rows)
@@ -86,7 +92,7 @@ class LatentData:
 
     @property
     def held_out(self) -> int:
-        """Samples that are kept from training."""
+        """Samples that are measured on."""
         return len(self._held_out)
 
     def indices(self, seed: int, stage: str, step: int, batch: int, *, finishing: bool = False) -> list[int]:
@@ -128,21 +134,11 @@ class LatentData:
     def held_out_batches(self, count: int, micro: int, device: torch.device | str = "cpu") -> Iterator[Batch]:
         """The first ``count`` held-out samples, or as many as there are, at most ``micro`` at once, always the same."""
         by_size: dict[Size, list[int]] = defaultdict(list)
-        for _, index in self._held_out[:count]:
+        for index in self._held_out[:count]:
             by_size[self.samples[index].size].append(index)
         for _, indices in sorted(by_size.items()):
             for start in range(0, len(indices), micro):
                 yield self.load(indices[start : start + micro], device)
-
-    def _add(self, item: str, caption: str, base: int, key: str, *, first: bool) -> None:
-        width, height = self._latents.info(key)["size"]
-        held_out = item in self._kept
-        index = len(self.samples)
-        self.samples.append(Sample(key, caption, base, (width, height), held_out))
-        if not held_out:
-            self._training[base, (width, height)].append(index)
-        elif first:
-            self._held_out.append((self._kept[item], index))
 
 
 def _stacked(rows: Sequence[Tensor], device: torch.device | str) -> Tensor:

@@ -52,7 +52,7 @@ class Maker(Protocol):
         ...
 
     def views(self, item: Item) -> tuple[str, list[View]]:
-        """A hash of the item's content, and its views; raises ``Unusable``."""
+        """A hash of what is held out as one, a picture or a prompt, and the item's views; raises ``Unusable``."""
         ...
 
     def ready(self, view: View) -> View:

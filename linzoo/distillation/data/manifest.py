@@ -5,14 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from linzoo.distillation.errors import DataError
 from linzoo.generate.output import write_bytes
 
-_VERSION = 1
+_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class Row:
     """One item of a data set.
 
     Attributes:
-        item: hash of its content without the caption.
+        item: hash of what is trained on or held out as one: a picture, or all that is drawn of a prompt.
         caption: its caption.
         views: for each of its latents, the index of the size it was made for and the key in the cache.
     """
@@ -49,8 +49,7 @@ def read_manifest(path: Path) -> Manifest | None:
 
 def write_manifest(path: Path, manifest: Manifest) -> None:
     """Write a manifest, whole or not at all."""
-    rows = [list(asdict(row).values()) for row in manifest.rows]
-    _write(path, {"rows": rows, "notes": manifest.notes})
+    _write(path, {"rows": [_values(row) for row in manifest.rows], "notes": manifest.notes})
 
 
 @dataclass(frozen=True)
@@ -62,8 +61,11 @@ class Part:
 
 
 def write_part(path: Path, rank: int, world: int, part: Part) -> None:
-    """Leave a process's part of a manifest for the first process."""
-    numbered = [[position, *asdict(row).values()] for position, row in part.rows.items()]
+    """Leave a process's part of a manifest for the first process.
+
+    It stays there: another run with the same data may be waiting for its own, which is the same.
+    """
+    numbered = [[position, *_values(row)] for position, row in part.rows.items()]
     _write(_part(path, rank, world), {"rows": numbered, "notes": part.notes})
 
 
@@ -75,14 +77,11 @@ def join_parts(path: Path, own: Part, world: int, notes: tuple[str, ...]) -> Non
     Raises:
         DataError: a part is not there.
     """
-    files = [_part(path, rank, world) for rank in range(1, world)]
-    parts = [own, *map(_read_part, files)]
+    parts = [own, *(_read_part(_part(path, rank, world)) for rank in range(1, world))]
     rows = {position: row for part in parts for position, row in part.rows.items()}
-    distinct = {(rows[position].item, rows[position].caption): rows[position] for position in sorted(rows)}
+    distinct = dict.fromkeys(rows[position] for position in sorted(rows))
     told = [note for part in parts for note in part.notes]
-    write_manifest(path, Manifest(tuple(distinct.values()), (*notes, *told)))
-    for file in files:
-        file.unlink(missing_ok=True)
+    write_manifest(path, Manifest(tuple(distinct), (*notes, *told)))
 
 
 def _read_part(file: Path) -> Part:
@@ -95,6 +94,10 @@ def _read_part(file: Path) -> Part:
 
 def _part(path: Path, rank: int, world: int) -> Path:
     return path.with_name(f"{path.stem}.{rank}-of-{world}.part")
+
+
+def _values(row: Row) -> tuple[Any, ...]:
+    return row.item, row.caption, row.views
 
 
 def _row(values: list[Any]) -> Row:

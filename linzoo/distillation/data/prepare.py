@@ -19,7 +19,7 @@ from linzoo.distillation.data.latents import LatentData
 from linzoo.distillation.data.maker import Maker
 from linzoo.distillation.data.manifest import Manifest, Part, join_parts, read_manifest, write_part
 from linzoo.distillation.data.pictures import PictureLatents
-from linzoo.distillation.data.sources import open_source
+from linzoo.distillation.data.sources import locate, open_source
 from linzoo.distillation.errors import DataError
 from linzoo.distillation.recipe import Recipe
 from linzoo.plugin import Variant
@@ -59,10 +59,11 @@ def prepare_data(
     """
     most = min((each for each in (recipe.data.max_items, limit) if each is not None), default=None)
     source = open_source(recipe.data, most)
-    if source.count is not None:
-        _require_items(recipe, source.count)
+    _require_items(recipe, _countable(recipe, source))
     maker = _maker(recipe, _sizes(recipe, pipe, variant, finish=limit is None), pipe, device)
-    place = {} if recipe.data.kind == "prompts" else {"source": [recipe.data.source, recipe.data.split]}
+    place = (
+        {} if recipe.data.kind == "prompts" else {"source": [_place(recipe.data.source), recipe.data.split]}
+    )
     latents = _cache(recipe, "latents", {**maker.about, **place})
     about_texts = text_identity(pipe)
     texts = _cache(recipe, "texts", about_texts)
@@ -81,13 +82,13 @@ def prepare_data(
             raise DataError(
                 f"{latents.folder}: lacks what was just written; do all processes share this folder?"
             )
-    items = len({row.item for row in manifest.rows})
-    _require_items(recipe, items)
-    notes += _small(recipe, items)
+    _require_items(recipe, len({row.item for row in manifest.rows}))
     fill_texts(pipe, [row.caption for row in manifest.rows], texts, device, progress, rank, world)
     barrier()
     texts.open()
-    return LatentData(manifest, latents, texts, recipe.data.held_out, [maker.about, about_texts], notes)
+    data = LatentData(manifest, latents, texts, recipe.data.held_out, [maker.about, about_texts], notes)
+    data.notes += _small(recipe, len(data))
+    return data
 
 
 def cache_folder(named: str | None) -> Path:
@@ -146,20 +147,36 @@ def _has_all(latents: Cache, manifest: Manifest) -> bool:
     return all(key in latents for row in manifest.rows for _, key in row.views)
 
 
-def _require_items(recipe: Recipe, items: int) -> None:
-    if items <= recipe.data.held_out:
+def _place(source: str) -> str:
+    """A source's name, the same in every working directory where it is a file or folder."""
+    path = locate(source)
+    return str(path.resolve()) if path.exists() else source
+
+
+def _countable(recipe: Recipe, source: Source) -> int | None:
+    """How many pictures or prompts there are at most; None where only reading the source tells."""
+    if recipe.data.kind == "prompts":
+        return len({item.caption for _, item in source.items(0, 1)})
+    return source.count
+
+
+def _require_items(recipe: Recipe, items: int | None) -> None:
+    if items is not None and items <= recipe.data.held_out:
         raise DataError(
-            f"{recipe.data.source}: {items} items are too few: {recipe.data.held_out} are kept from training "
-            "(data.held_out) and at least one more must be left; add items or lower held_out"
+            f"{recipe.data.source}: {items} {_noun(recipe)} are too few: {recipe.data.held_out} are kept from training "
+            "(data.held_out) and at least one more must be left; add some or lower held_out"
         )
 
 
-def _small(recipe: Recipe, items: int) -> list[str]:
-    """A note where a step takes an item more than once."""
-    training = items - recipe.data.held_out
+def _noun(recipe: Recipe) -> str:
+    return "prompts" if recipe.data.kind == "prompts" else "pictures"
+
+
+def _small(recipe: Recipe, samples: int) -> tuple[str, ...]:
+    """A note where a step takes a sample more than once."""
     batch = max((stage.batch for stage in (recipe.align, recipe.distill) if stage is not None), default=0)
-    if training >= batch:
-        return []
-    return [
-        f"{training} items are trained on, fewer than a batch of {batch}: some come twice or more in a step"
-    ]
+    if samples >= batch:
+        return ()
+    return (
+        f"{samples} samples are trained on, fewer than a batch of {batch}: some come twice or more in a step",
+    )

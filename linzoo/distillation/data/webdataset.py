@@ -55,12 +55,8 @@ class WebDataset:
 
     def items(self, rank: int, world: int) -> Iterator[tuple[int, Item]]:
         """See :class:`linzoo.distillation.data.items.Source`."""
-        try:
-            samples = enumerate(_samples(self._files))
-            for position, sample in islice(samples, rank, self._most, world):
-                yield position, self._item(sample)
-        except (OSError, ValueError, tarfile.TarError) as error:
-            raise DataError(f"{self._data.source}: webdataset cannot read it: {error}") from error
+        for position, sample in islice(enumerate(_samples(self._files)), rank, self._most, world):
+            yield position, self._item(sample)
 
     def _item(self, sample: Mapping[str, Any]) -> Item:
         name = f"{sample['__url__']}:{sample['__key__']}"
@@ -80,8 +76,13 @@ def _samples(files: Sequence[str]) -> Iterator[Mapping[str, Any]]:
     from webdataset.tariterators import group_by_keys, tar_file_expander
 
     for url in files:
-        with gopen(url) as stream:
-            yield from group_by_keys(tar_file_expander([{"url": url, "stream": stream}]))
+        try:
+            with gopen(url) as stream:
+                yield from group_by_keys(tar_file_expander([{"url": url, "stream": stream}]))
+        except (OSError, ValueError, tarfile.TarError) as error:
+            # webdataset adds the stream and its name to the arguments
+            why = str(error) if isinstance(error, OSError) else error.args[0]
+            raise DataError(f"{url}: webdataset cannot read it: {why}") from error
 
 
 def _caption(sample: Mapping[str, Any], column: str) -> str | None:
@@ -97,9 +98,11 @@ def _caption(sample: Mapping[str, Any], column: str) -> str | None:
 
 
 def _matches(url: str) -> list[str]:
-    if _is_remote(url) or "*" not in url:
+    if _is_remote(url):
         return [url]
-    pattern = Path(url)
+    pattern = Path(url).expanduser()
+    if "*" not in url:
+        return [str(pattern)]
     return sorted(map(str, Path(pattern.anchor).glob(str(pattern.relative_to(pattern.anchor)))))
 
 

@@ -44,6 +44,7 @@ class Optimization:
             ],
             settings,
         )
+        self._parameters = parameters
         names = {id(parameter): name for name, parameter in parameters.items()}
         self._order = [names[id(each)] for group in self.optimizer.param_groups for each in group["params"]]
         self._schedule = _schedule(self.optimizer, stage)
@@ -58,13 +59,16 @@ class Optimization:
             group["lr"] = group["initial_lr"] * self._schedule(number)
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """The optimiser's state: tensors by ``NAME/KEY``, and the entries that are plain numbers."""
+        """The optimiser's state: tensors by ``NAME/KEY``, and the entries that are plain numbers.
+
+        Not by ``state_dict``, in which bitsandbytes wraps some tensors once more; unwrapped ones it loads as well.
+        """
         tensors: dict[str, Tensor] = {}
         numbers: dict[str, Any] = {}
-        for index, entries in self.optimizer.state_dict()["state"].items():
-            for key, value in entries.items():
+        for name, parameter in self._parameters.items():
+            for key, value in self.optimizer.state.get(parameter, {}).items():
                 kind = tensors if isinstance(value, Tensor) else numbers
-                kind[f"{self._order[index]}/{key}"] = value
+                kind[f"{name}/{key}"] = value
         return tensors, numbers
 
     def load(self, tensors: Mapping[str, Tensor], numbers: Mapping[str, Any]) -> None:

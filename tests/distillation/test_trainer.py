@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.util
+import json
 import math
+import sys
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -139,6 +144,34 @@ def test_optimizer_state_survives_a_round_trip() -> None:
     second.load(tensors, numbers)
     loaded, _ = second.state()
     assert all(torch.equal(loaded[name], value) for name, value in tensors.items())
+
+
+class WrappingAdamW(torch.optim.AdamW):
+    """As in bitsandbytes 0.50: ``state_dict`` has tensors in a dictionary of their own, ``load_state_dict`` takes both."""
+
+    def state_dict(self) -> dict[str, Any]:
+        document = super().state_dict()
+        for index, entries in document["state"].items():
+            document["state"][index] = {"step": 1, "wrapped": dict(entries)}
+        return document
+
+
+def test_eight_bit_moments_survive_a_round_trip(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = importlib.util.find_spec
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name == "bitsandbytes" or real(name))
+    monkeypatch.setitem(sys.modules, "bitsandbytes", ModuleType("bitsandbytes"))
+    monkeypatch.setitem(sys.modules, "bitsandbytes.optim", SimpleNamespace(AdamW8bit=WrappingAdamW))
+    layer = torch.nn.Linear(3, 2)
+    groups = {"new": [layer.bias], "inherited": [layer.weight]}
+    stage = Align(steps=4, batch=1, optimizer=Optimizer(name="adamw8bit"))
+    first, second = (Optimization(dict(layer.named_parameters()), groups, stage) for _ in range(2))
+    layer(torch.ones(1, 3)).sum().backward()
+    first.optimizer.step()
+    tensors, numbers = first.state()
+    assert {"weight/exp_avg", "bias/exp_avg_sq"} <= set(tensors)
+    assert json.loads(json.dumps(numbers)) == numbers
+    second.load(tensors, numbers)
+    assert all(torch.equal(second.state()[0][name], value) for name, value in tensors.items())
 
 
 def test_a_missing_optimizer_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

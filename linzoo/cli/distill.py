@@ -95,7 +95,7 @@ def distill(
 
     Exit codes: 0 done, 1 stopped or cannot start (the message says why), 2 wrong usage, 3 undecided.
     """
-    out = out or Path(f"{Path(checkpoint).name}-distilled")
+    out = out or Path(f"{Path(checkpoint).resolve().name}-distilled")
     hush_libraries(state)
     if dry_run:
         _dry_run(state, checkpoint, out, device, as_json, options)
@@ -140,6 +140,7 @@ def _dry_run(
     from linzoo.distillation.planning import free_room, item_count, plan_run
     from linzoo.distillation.rehearsal import rehearse
     from linzoo.distillation.remedies import ladder, render_ladder
+    from linzoo.generate.memory import out_of_memory
 
     plan = plan_run(checkpoint, out=out, registry=state.registry, **options)
     preset = options["preset"] or ""
@@ -153,11 +154,18 @@ def _dry_run(
         if remedies:
             click.echo(render_ladder(remedies, estimate.nbytes))
     timings = []
-    for timing in rehearse(plan, state.registry, device):
-        timings.append(timing)
-        if not as_json:
-            took = timedelta(seconds=round(timing.total))
-            click.echo(f"{timing.stage}: {timing.step:.3g} s a step on this machine, {took} in one process")
+    try:
+        for timing in rehearse(plan, state.registry, device):
+            timings.append(timing)
+            if not as_json:
+                took = timedelta(seconds=round(timing.total))
+                click.echo(
+                    f"{timing.stage}: {timing.step:.3g} s a step on this machine, {took} in one process"
+                )
+    except (RuntimeError, MemoryError) as error:
+        if not out_of_memory(error):
+            raise
+        state.say("no time is told: a step runs out of memory on this machine")
     if as_json:
         echo_json(
             {

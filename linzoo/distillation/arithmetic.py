@@ -17,7 +17,7 @@ from linzoo.checkpoints.components import component_config
 from linzoo.checkpoints.linfusion import LinFusionConfig
 from linzoo.checkpoints.manifest import unet_manifest
 from linzoo.distillation.estimates import Estimate, Line, StageEstimate
-from linzoo.distillation.recipe import Recipe, Stage
+from linzoo.distillation.recipe import Distill, Recipe, Stage
 from linzoo.distillation.simulation import TOKENS, Simulation, Step, count_parameters
 from linzoo.init.planning import module_entry
 from linzoo.plugin import PredictionType, Variant
@@ -142,18 +142,7 @@ class Arithmetic:
                 recipe.data.sampling.per_prompt if recipe.data.kind == "prompts" else 1
             )
             lines.append(Line(f"text states of {captions:,} captions, float16", captions * 2 * width))
-        stages: list[Stage] = [stage for stage in (recipe.align, recipe.distill) if stage is not None]
-        ema = 4 if recipe.distill and recipe.distill.ema else 0
-        state = max((4 + _MOMENTS[stage.optimizer.name] + ema for stage in stages), default=0) * trained
-        count = recipe.saving.keep_last + 1
-        lines.append(Line(f"{count} saved states (one is being written)", int(count * state)))
-        lines.append(
-            Line(
-                "the result" + " and the best so far" * recipe.saving.keep_best,
-                4 * trained * (1 + recipe.saving.keep_best),
-            )
-        )
-        return tuple(lines)
+        return (*lines, *run_folder(recipe, trained))
 
     def _sizes(self, recipe: Recipe) -> list[tuple[int, int]]:
         """The size of the data, then those that a run ends on."""
@@ -200,6 +189,23 @@ def estimate(
         variant, linfusion, recipe, prediction_type=prediction_type, world=world, items=items
     )
     return arithmetic.estimate()
+
+
+def run_folder(recipe: Recipe, trained: int) -> tuple[Line, ...]:
+    """What a run that trains so many numbers writes to its own folder at most, pictures and figures aside."""
+    states = [
+        4 + _MOMENTS[stage.optimizer.name] + 4 * (isinstance(stage, Distill) and stage.ema is not None)
+        for stage in (recipe.align, recipe.distill)
+        if stage is not None
+    ]
+    count = recipe.saving.keep_last + 1
+    return (
+        Line(f"{count} saved states (one is being written)", int(count * trained * max(states, default=4))),
+        Line(
+            "the result" + " and the best so far" * recipe.saving.keep_best,
+            4 * trained * (1 + recipe.saving.keep_best),
+        ),
+    )
 
 
 def default_layout(variant: Registered[Variant], registry: Registry) -> LinFusionConfig:

@@ -114,8 +114,12 @@ def render(estimate: Estimate, card_gb: float | None = None) -> str:
 
 def _sum(head: str, lines: tuple[Line, ...]) -> str:
     total = Line("together", sum(line.nbytes for line in lines))
-    rows = [f"  {line.nbytes / GB:8.2f} GB  {line.what}" for line in (*lines, total)]
+    rows = [f"  {_size(line.nbytes)}  {line.what}" for line in (*lines, total)]
     return "\n".join([f"{head}:", *rows])
+
+
+def _size(nbytes: int) -> str:
+    return f"{nbytes / GB:8.2f} GB" if nbytes >= GB / 10 else f"{nbytes / 1e6:8.2f} MB"
 
 
 def _as_json(lines: tuple[Line, ...]) -> list[dict[str, Any]]:

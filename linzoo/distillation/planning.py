@@ -16,7 +16,7 @@ from linzoo.checkpoints.linfusion import LinFusionConfig
 from linzoo.checkpoints.lock import read_lock
 from linzoo.checkpoints.source import Checkpoint, open_source
 from linzoo.checkpoints.unet import open_unet
-from linzoo.distillation.arithmetic import Arithmetic
+from linzoo.distillation.arithmetic import Arithmetic, run_folder
 from linzoo.distillation.data.sources import open_source as open_data
 from linzoo.distillation.document import ResolvedRecipe, read_recipe
 from linzoo.distillation.errors import DistillationError
@@ -92,9 +92,7 @@ class RunPlan:
     @property
     def disk(self) -> int:
         """Bytes that the run writes to its own folder at most, pictures and figures aside."""
-        saving = self.settings.saving
-        state = max((self._state_bytes(stage) for stage in self.stages.values()), default=0)
-        return (saving.keep_last + 1) * state + (1 + saving.keep_best) * 4 * self.trained
+        return sum(line.nbytes for line in run_folder(self.settings, self.trained))
 
     def arithmetic(self, world: int = 1, items: int | None = None) -> Arithmetic:
         """What adds up the run's memory, disk and operations, in so many processes, with so many items of data."""
@@ -107,11 +105,6 @@ class RunPlan:
             world=world,
             items=items,
         )
-
-    def _state_bytes(self, stage: Stage) -> int:
-        moments = 2 if stage.optimizer.name == "adamw8bit" else 8
-        average = 4 if getattr(stage, "ema", None) else 0
-        return self.trained * (4 + moments + average)
 
 
 def plan_run(

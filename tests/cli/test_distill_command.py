@@ -85,6 +85,14 @@ def test_the_result_is_told(asked: dict[str, Any]) -> None:
     ]
 
 
+def test_a_checkpoint_here_has_a_name_too(
+    asked: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    invoke(".", "--teacher", "mini")
+    assert asked["out"] == Path(f"{tmp_path.name}-distilled")
+
+
 def test_json(asked: dict[str, Any]) -> None:
     document = json.loads(invoke("ck", "--teacher", "mini", "--json").stdout)
     assert document["schema"] == 1
@@ -146,6 +154,23 @@ def test_a_dry_run_writes_nothing_and_tells_memory_disk_and_time(checkpoint: Pat
     assert document["schema"] == 1
     assert [timing["stage"] for timing in document["timings"]] == ["align", "distill"]
     assert document["memory_bytes"] > 0
+
+
+@pytest.mark.slow  # adds up memory on the meta device
+def test_a_dry_run_where_a_step_does_not_fit_tells_all_but_the_time(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("CUDA out of memory")
+
+    monkeypatch.setattr("linzoo.distillation.rehearsal.rehearse", fail)
+    done = invoke(
+        str(checkpoint), "--teacher", "mini", "--out", str(tmp_path / "run"), "--dry-run", *SETTINGS
+    )
+    assert done.exit_code == 0, done.output
+    assert "memory of distill" in done.stdout
+    assert re.search(r"\d MB  the result and the best so far", done.stdout)
+    assert done.stderr == "no time is told: a step runs out of memory on this machine\n"
 
 
 def command(checkpoint: Path, cache: Path, out: Path, *more: str) -> list[str]:

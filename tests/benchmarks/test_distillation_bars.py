@@ -173,7 +173,10 @@ def test_the_page_tells_of_the_control_at_its_best_rate() -> None:
     rows = [ablation("official", 0.08), ablation("tuned", 0.04), ablation("ours", 0.01)]
     curves = [*curve("tuned", 0, 0.08, 0.06, 0.05, 0.04), *curve("ours", 0, 0.05, 0.04, 0.02, 0.01)]
     text = page(Results(ablation=rows, curves=curves))
-    assert "ends at 0.25 of its KD and 0.25 of its guided KD and comes to its final KD in 0.50 of its steps" in text
+    assert (
+        "ends at 0.25 of its KD and 0.25 of its guided KD and comes to its final KD in 0.50 of its steps"
+        in text
+    )
 
 
 def test_report_writes_the_page_from_the_files(tmp_path: Path) -> None:

@@ -77,6 +77,11 @@ def test_bad_prompt_files(tmp_path: Path, content: bytes | None, message: str) -
         captions("prompts", file)
 
 
+def test_a_folder_is_no_prompt_file(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"is a folder, .*; for pictures set data.kind to folder"):
+        captions("prompts", tmp_path)
+
+
 def test_a_source_may_lie_in_a_package() -> None:
     assert locate("linzoo_mini:prompts.json").is_file()
     assert locate("no_such_package:prompts.txt") == Path("no_such_package:prompts.txt")
@@ -209,7 +214,7 @@ def test_bad_folders(tmp_path: Path, files: dict[str, str], message: str) -> Non
 
 
 def test_no_folder(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="there is no such folder"):
+    with pytest.raises(DataError, match=r"none: is no folder; with kind folder data\.source names"):
         captions("folder", tmp_path / "none")
 
 
@@ -311,7 +316,47 @@ def test_more_rows_change_the_stamp(tmp_path: Path) -> None:
     assert stamps[0] == again != stamps[1]
 
 
+@pytest.mark.usefixtures("hub_cache")
+@pytest.mark.parametrize("streaming", [False, True])
+def test_only_what_names_the_rows_changes_the_stamp(tmp_path: Path, streaming: bool) -> None:
+    folder = parquet(tmp_path / "data")
+
+    def stamp(most: int | None = None, **options: Any) -> str:
+        data = Data(kind="huggingface", source=str(folder), streaming=streaming, **options)
+        return open_source(data, most).stamp
+
+    assert stamp() == stamp(held_out=3, caption_dropout=0.5, crop="random", cache="x")
+    assert stamp() != stamp(2)
+    assert stamp() != stamp(caption_column="image", image_column="text")
+
+
+@pytest.mark.usefixtures("hub_cache")
+def test_whatever_a_library_of_datasets_raises_is_explained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import datasets
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise AssertionError("connection lost")
+
+    monkeypatch.setattr(datasets, "load_dataset", fail)
+    with pytest.raises(DataError, match="x: datasets cannot read split 'train' of it: connection lost"):
+        captions("huggingface", "x")
+
+
 # webdataset
+
+
+def test_columns_and_how_many_change_the_stamp_of_tar_files(tmp_path: Path) -> None:
+    two_tars(tmp_path)
+
+    def stamp(most: int | None = None, **options: Any) -> str:
+        data = Data(kind="webdataset", source=str(tmp_path / "*.tar"), **options)
+        return open_source(data, most).stamp
+
+    stamps = {stamp(), stamp(2), stamp(caption_column="a"), stamp(image_column="b")}
+    assert len(stamps) == 4
+    assert stamp(held_out=3) in stamps
 
 
 def tar(path: Path, samples: dict[str, bytes]) -> Path:
@@ -378,6 +423,19 @@ def test_a_file_that_is_no_tar(tmp_path: Path) -> None:
     (tmp_path / "a.tar").write_bytes(b"no tar file" * 100)
     with pytest.raises(DataError, match=r"a\.tar: webdataset cannot read it"):
         captions("webdataset", tmp_path / "a.tar")
+
+
+def test_a_tar_file_that_is_cut_short_is_named(tmp_path: Path) -> None:
+    two_tars(tmp_path)
+    (tmp_path / "001.tar").write_bytes((tmp_path / "001.tar").read_bytes()[:530])
+    with pytest.raises(DataError, match=r"001\.tar: webdataset cannot read it: unexpected end of data$"):
+        captions("webdataset", tmp_path / "{000..001}.tar")
+
+
+def test_tar_files_in_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    two_tars(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert captions("webdataset", "~/000.tar") == captions("webdataset", "~/*0.tar") == ["0 0", "0 1"]
 
 
 @pytest.mark.parametrize(("kind", "package"), [("huggingface", "datasets"), ("webdataset", "webdataset")])

@@ -77,7 +77,7 @@ class Cache:
         damaged = []
         with ThreadPoolExecutor() as pool:
             for done, (path, sound) in enumerate(zip(shards, pool.map(_is_sound, shards), strict=True), 1):
-                progress(done, len(shards), path.name)
+                progress(done, len(shards), f"checking {self.folder.name}")
                 if not sound:
                     damaged.append(path)
         for path in damaged:

@@ -40,7 +40,9 @@ class ImageFolder:
 
     def __init__(self, folder: Path, column: str, most: int | None = None) -> None:
         if not folder.is_dir():
-            raise DataError(f"{folder}: there is no such folder; data.source names a folder of pictures")
+            raise DataError(
+                f"{folder}: is no folder; with kind folder data.source names a folder of pictures with captions"
+            )
         files = [path for path in sorted(folder.rglob("*")) if not _is_hidden(path.relative_to(folder))]
         pictures = [path for path in files if path.suffix.lower() in IMAGES]
         if not pictures:

@@ -21,6 +21,10 @@ class Prompts:
     """
 
     def __init__(self, path: Path, most: int | None = None, per_prompt: int = 1) -> None:
+        if path.is_dir():
+            raise DataError(
+                f"{path}: is a folder, and data.source of kind prompts is a text file; for pictures set data.kind to folder"
+            )
         try:
             lines = path.read_text(encoding="utf-8-sig").split("\n")
         except (OSError, UnicodeDecodeError) as error:

@@ -80,8 +80,8 @@ def _samples(files: Sequence[str]) -> Iterator[Mapping[str, Any]]:
             with gopen(url) as stream:
                 yield from group_by_keys(tar_file_expander([{"url": url, "stream": stream}]))
         except (OSError, ValueError, tarfile.TarError) as error:
-            # webdataset adds the stream and its name to the arguments
-            why = str(error) if isinstance(error, OSError) else error.args[0]
+            # webdataset adds the stream, and its address in memory, to what an error says
+            why = str(error if isinstance(error, OSError) else error.args[0]).split(" @ ")[0]
             raise DataError(f"{url}: webdataset cannot read it: {why}") from error
 
 

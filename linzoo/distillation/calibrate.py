@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 
 from linzoo.distillation.batch import Batch
+from linzoo.distillation.errors import DistillationError
 from linzoo.distillation.evaluation import Evaluator
 from linzoo.distillation.observation import Observation
 from linzoo.distillation.progress import Progress
@@ -58,41 +60,57 @@ def calibrate(
         settings: what is tried.
         seed: of the noise.
         progress: is told of each forward pass over ``batches``.
+
+    Raises:
+        DistillationError: KD is not finite to begin with, so that nothing can be chosen by it.
     """
     observation = Observation(student, evaluator.noise, batches, seed)
     trials = _Trials(student, evaluator)
+    kd = {"start": trials.kd}
     sharpness: Mapping[str, LayerSharpness] = {}
     ridge = None
-    kd = {"start": trials.kd}
     searches = bool(settings.shift) or set(settings.sharpness) != {1}
-    timesteps = 2 * SEARCHED * searches + settings.timesteps * bool(settings.ridge)
-    with (progress or Progress()).task("Calibrating", timesteps * len(batches)) as advance:
+    passes = SEARCHED * (searches + bool(settings.shift)) + settings.timesteps * bool(settings.ridge)
+    with (progress or Progress()).task("Calibrating", passes * len(batches)) as advance:
 
         def step() -> None:
             advance(1, {"kd": trials.kd})
 
         if searches:
-            search = SharpnessSearch(settings.sharpness, settings.shift)
-            observation.show(search.measure, SEARCHED, step)
-            observation.show(search.compare, SEARCHED, step)
-            options = {"sharpness own": search.best("own")}
-            if settings.shift:
-                options["sharpness paired"] = search.best("own", "paired")
-            chosen = trials.pick(
-                {name: partial(search.apply, student.layers, each) for name, each in options.items()}
-            )
-            sharpness = options[chosen] if chosen else {}
+            sharpness = _sharpen(student, observation, trials, settings, step)
             kd["sharpness"] = trials.kd
         if settings.ridge:
-            regression = RidgeRegression()
-            observation.show(regression.add, settings.timesteps, step)
-            strengths = {f"ridge {strength:g}": strength for strength in settings.ridge}
-            chosen = trials.pick(
-                {name: partial(regression.apply, student.layers, each) for name, each in strengths.items()}
-            )
-            ridge = strengths[chosen] if chosen else None
+            ridge = _fit(student, observation, trials, settings, step)
             kd["ridge"] = trials.kd
     return Calibration(kd, trials.tried, sharpness, ridge)
+
+
+def _sharpen(
+    student: Student, observation: Observation, trials: _Trials, settings: Calibrate, step: Callable[[], None]
+) -> Mapping[str, LayerSharpness]:
+    search = SharpnessSearch(settings.sharpness, settings.shift)
+    if settings.shift:
+        observation.show(search.measure, SEARCHED, step)
+    observation.show(search.compare, SEARCHED, step)
+    options = {"sharpness own": search.best("own")}
+    if settings.shift:
+        options["sharpness paired"] = search.best("own", "paired")
+    chosen = trials.pick(
+        {name: partial(search.apply, student.layers, each) for name, each in options.items()}
+    )
+    return options[chosen] if chosen else {}
+
+
+def _fit(
+    student: Student, observation: Observation, trials: _Trials, settings: Calibrate, step: Callable[[], None]
+) -> float | None:
+    regression = RidgeRegression()
+    observation.show(regression.add, settings.timesteps, step)
+    strengths = {f"ridge {strength:g}": strength for strength in settings.ridge}
+    chosen = trials.pick(
+        {name: partial(regression.apply, student.layers, each) for name, each in strengths.items()}
+    )
+    return strengths[chosen] if chosen else None
 
 
 class _Trials:
@@ -107,6 +125,11 @@ class _Trials:
         self._student = student
         self._evaluator = evaluator
         self.kd = evaluator.kd()
+        if not math.isfinite(self.kd):
+            raise DistillationError(
+                f"The outputs of teacher and student on the held-out samples differ by {self.kd}: one of them is not finite. "
+                "Try precision float32, and check the teacher by drawing with it (linzoo generate)."
+            )
         self.tried = {"start": self.kd}
 
     def pick(self, options: Mapping[str, Callable[[], None]]) -> str | None:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from linzoo.attention.mounted import MountedAttention
+from linzoo.distillation.double import double
 
 
 @dataclass
@@ -33,13 +34,13 @@ class RidgeRegression:
 
     def add(self, name: str, layer: MountedAttention, hidden_states: Tensor, output: Tensor) -> None:
         """Take in a layer's inputs and the outputs of the teacher's attention, (B, N, C)."""
-        mixed = layer.mix(hidden_states, None).double().flatten(0, 1)
+        mixed = double(layer.mix(hidden_states, None).flatten(0, 1))
         features = torch.cat([mixed, mixed.new_ones(len(mixed), 1)], dim=1)
         if name not in self._sums:
             self._sums[name] = _Sums(_weight_and_bias(layer))
         sums = self._sums[name]
         sums.features = sums.features + features.T @ features
-        sums.targets = sums.targets + features.T @ output.double().flatten(0, 1)
+        sums.targets = sums.targets + features.T @ double(output.flatten(0, 1))
 
     def solve(self, name: str, strength: float) -> Tensor:
         """Weight and bias of a layer, the bias last, (C + 1, C) in float64.
@@ -67,7 +68,7 @@ class RidgeRegression:
 
 def _weight_and_bias(layer: MountedAttention) -> Tensor:
     to_out = _to_out(layer)
-    return torch.cat([to_out.weight.detach().T, to_out.bias.detach()[None]]).double()
+    return double(torch.cat([to_out.weight.detach().T, to_out.bias.detach()[None]]))
 
 
 def _to_out(layer: Any) -> Any:

@@ -22,6 +22,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from linzoo.attention.generalized_linear import GeneralizedLinearAttention
 from linzoo.attention.mounted import MountedAttention
+from linzoo.distillation.double import double
 from linzoo.distillation.paired import Moments, PairedDirections
 
 Basis = Literal["own", "paired"]
@@ -77,9 +78,10 @@ class SharpnessSearch:
         self._errors: dict[str, dict[_Candidate, Tensor]] = defaultdict(dict)
         self._sizes: dict[str, Tensor] = {}
 
-    def measure(self, name: str, _: MountedAttention, hidden_states: Tensor, __: Tensor) -> None:
-        """Look at a layer's inputs; everything is to be measured before anything is compared."""
-        self._moments[name].add(hidden_states)
+    def measure(self, name: str, layer: MountedAttention, hidden_states: Tensor, _: Tensor) -> None:
+        """Look at a layer's inputs, for the ``paired`` basis: at everything, before anything is compared."""
+        if _has_branches(layer):
+            self._moments[name].add(hidden_states)
 
     def compare(self, name: str, layer: MountedAttention, hidden_states: Tensor, _: Tensor) -> None:
         """Compare all candidates on a layer's inputs."""
@@ -123,7 +125,7 @@ class SharpnessSearch:
     ) -> dict[Basis, tuple[Tensor, Tensor]]:
         """Queries and keys in each basis at scale 1, (B, N, C)."""
         own = layer.to_q(x + layer.to_q_(x)), layer.to_k(x + layer.to_k_(x))
-        if not self._candidates["paired"] or isinstance(layer.to_q_, nn.Identity):
+        if not self._candidates["paired"] or not _has_branches(layer):
             return {"own": own}
         if name not in self._directions:
             self._directions[name] = PairedDirections(layer, self._moments.pop(name))
@@ -133,7 +135,7 @@ class SharpnessSearch:
     @staticmethod
     def _add(sums: dict[Any, Tensor], key: object, numbers: Tensor) -> None:
         """Add up squares by head."""
-        squares = numbers.double().square().sum((0, 1, 3))
+        squares = double(numbers).square().sum((0, 1, 3))
         sums[key] = sums[key] + squares if key in sums else squares
 
     def _best(self, name: str, basis: Basis) -> LayerSharpness | None:
@@ -154,6 +156,11 @@ class _Candidate:
     basis: Basis
     scale: float
     shift: float
+
+
+def _has_branches(layer: MountedAttention) -> bool:
+    """Whether a layer can express a shift."""
+    return isinstance(layer, GeneralizedLinearAttention) and not isinstance(layer.to_q_, nn.Identity)
 
 
 def _teacher(layer: MountedAttention, leaf: str, x: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from linzoo.checkpoints.detection import inspect
 from linzoo.checkpoints.lock import encode_json, plain
 from linzoo.distillation.batch import Batch, Conditioning
 from linzoo.distillation.calibrate import calibrate
+from linzoo.distillation.errors import DistillationError
 from linzoo.distillation.evaluation import Evaluator
 from linzoo.distillation.noise import Noise
 from linzoo.distillation.progress import Progress
@@ -93,6 +94,15 @@ def test_one_part_alone() -> None:
     assert list(fitted.kd) == ["start", "ridge"]
 
 
+def test_outputs_that_are_not_finite_are_refused() -> None:
+    student = student_of(tiny_unet(), of_teacher=True)
+    evaluator = evaluator_of(student)
+    with torch.no_grad():
+        student.parameters["0.to_v.weight"][0, 0] = torch.nan
+    with pytest.raises(DistillationError, match="differ by nan"):
+        calibrate(student, [sample(student.unet, 2)], evaluator, FEW)
+
+
 def test_no_gradient_is_left_and_the_teacher_is_what_it_was() -> None:
     student = student_of(tiny_unet(), of_teacher=True)
     batch = sample(student.unet, 2)
@@ -106,10 +116,13 @@ def test_no_gradient_is_left_and_the_teacher_is_what_it_was() -> None:
     assert not any(layer._forward_hooks for layer in student.layers.values())
 
 
-def test_progress_counts_the_teachers_forward_passes() -> None:
+@pytest.mark.parametrize(
+    ("changes", "shown"), [({}, 2 + 2), ({"shift": ()}, 1 + 2), ({"shift": (), "sharpness": (1,)}, 2)]
+)
+def test_progress_counts_the_teachers_forward_passes(changes: dict, shown: int) -> None:
     class Counting(Progress):
         def task(self, title, total, done=0):
-            self.total, self.steps, self.figures = total, 0, []
+            self.total = total
             return super().task(title, total, done)
 
     student = student_of(tiny_unet(), of_teacher=True)
@@ -118,7 +131,9 @@ def test_progress_counts_the_teachers_forward_passes() -> None:
     progress = Counting()
     evaluator = evaluator_of(student)
     passes.clear()
-    found = calibrate(student, [sample(student.unet, 2)] * 3, evaluator, FEW, progress=progress)
+    settings = FEW.model_copy(update=changes)
+    found = calibrate(student, [sample(student.unet, 2)] * 3, evaluator, settings, progress=progress)
+    assert progress.total == 3 * shown
     assert progress.total + len(found.tried) == len(passes)
 
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 from distilling import student_of
 from linzoo_kernels import linear_attention
+from linzoo_kernels.reference import EPS
 from tiny import tiny_unet, write_linfusion
 from torch.nn import functional as F
 
@@ -95,6 +96,22 @@ def test_written_weights_make_the_scaled_and_shifted_directions(layer: MountedAt
             )
 
 
+@pytest.mark.parametrize("tokens_each", [10, 160])
+def test_a_rows_weights_sum_to_more_than_eps_at_any_number_of_tokens(
+    layer: MountedAttention, tokens_each: int
+) -> None:
+    x, shift = tokens(), 4.0
+    paired = PairedDirections(layer, moments_of(x))
+    longer = x.repeat(1, 4, 1)[:, :tokens_each]
+    q, k = (
+        F.elu((longer.double() @ each.T - shift).unflatten(-1, (HEADS, HEAD))) + 1
+        for each in (paired.q, paired.k)
+    )
+    sums = torch.einsum("bihd,bjhd->bih", q, k) / tokens_each
+    assert sums.min() >= HEAD * np.exp(-2 * shift)
+    assert sums.min() > 20 * EPS
+
+
 def test_own_scales_multiply_each_heads_rows(layer: MountedAttention) -> None:
     x = tokens()
     before = queries_and_keys(layer, x)
@@ -151,3 +168,27 @@ def test_an_odd_width_of_heads_leaves_one_channel_alone() -> None:
     assert paired.q.shape == (10, 10)
     assert (paired.q[4] == 0).all()
     assert (paired.k[9] == 0).all()
+
+
+def test_degenerate_heads_and_tokens_give_finite_weights(layer: MountedAttention) -> None:
+    with torch.no_grad():
+        layer.teacher["q"].weight[:HEAD] = 0
+        layer.teacher["k"].weight[HEAD + 1 : 2 * HEAD] = layer.teacher["k"].weight[HEAD]
+    still, few = torch.ones(1, 9, WIDTH), tokens()[:1, :3]
+    for x in (tokens(), few, still, 0 * still):
+        search = searched(layer, x.repeat(2, 1, 1), (1.0, 3.0), (2.0, 4.0))
+        search.apply({NAME: layer}, search.best("own", "paired"))
+        assert all(weight.isfinite().all() for weight in layer.parameters())
+        directions = PairedDirections(layer, moments_of(x))
+        assert directions.q.isfinite().all()
+        assert directions.k.isfinite().all()
+
+
+def test_layers_that_cannot_shift_are_not_measured(layer: MountedAttention) -> None:
+    search = SharpnessSearch((1.0,), (2.0,))
+    other = SimpleNamespace(heads=HEADS)
+    search.measure(NAME, other, tokens(), tokens())
+    search.compare(NAME, other, tokens(), tokens())
+    assert search.best("own", "paired") == {}
+    search.measure(NAME, layer, tokens(), tokens())
+    assert search._moments.keys() == {NAME}

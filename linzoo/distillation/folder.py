@@ -42,9 +42,12 @@ def hold_folder(plan: RunPlan, processes: Processes) -> Iterator[None]:
         DistillationError: another run works in it, or has done so since the plan was made.
     """
     with ExitStack() as stack:
-        processes.in_main(lambda: stack.enter_context(_held_alone(plan.out)))
-        if processes.main:
+
+        def hold() -> None:
+            stack.enter_context(_held_alone(plan.out))
             check_out(plan.out, plan.resume)
+
+        processes.in_main(hold)
         yield
 
 

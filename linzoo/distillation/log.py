@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 METRICS_NAME = "metrics.jsonl"
 _EXTRAS = {"tensorboard": "train", "wandb": "wandb"}
+_OFF = {"tensorboard": "false", "wandb": "null"}
 
 
 class MetricsLog:
@@ -62,15 +63,25 @@ class Trackers:
         folder: of the run; TensorBoard's files go to ``tensorboard`` in it.
         run: an id of the run, by which Weights & Biases finds it again.
         step: the step that the run begins after; TensorBoard drops what an earlier try logged after it.
+
+    Raises:
+        DistillationError: one of them is missing or cannot be opened.
     """
 
     def __init__(self, settings: Logging, folder: Path, run: str, step: int = 0) -> None:
         self._every = settings.every
-        self._trackers: list[GeneralTracker] = [
-            _open(name, settings, folder, run, step) for name in wanted_trackers(settings)
-        ]
-        for tracker in self._trackers:
-            tracker.start()
+        self._trackers: list[GeneralTracker] = []
+        for name in wanted_trackers(settings):
+            try:
+                tracker = _open(name, settings, folder, run, step)
+                tracker.start()
+            except Exception as error:  # of any kind: no network, no account, no room
+                self.close()
+                raise DistillationError(
+                    f"logging.{name} cannot be opened: {error}; mend that, or go on without it"
+                    f" (--resume latest --set logging.{name}={_OFF[name]})"
+                ) from error
+            self._trackers.append(tracker)
 
     def step(self, number: int, figures: Mapping[str, float]) -> None:
         """Log the figures of a step, of every ``logging.every``-th."""

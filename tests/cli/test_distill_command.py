@@ -153,6 +153,7 @@ def test_a_dry_run_writes_nothing_and_tells_memory_disk_and_time(checkpoint: Pat
     document = json.loads(invoke(*arguments, "--json").stdout)
     assert document["schema"] == 1
     assert [timing["stage"] for timing in document["timings"]] == ["align", "distill"]
+    assert [timing["total"] / timing["step"] for timing in document["timings"]] == pytest.approx([2, 4])
     assert document["memory_bytes"] > 0
 
 
@@ -209,12 +210,14 @@ def test_a_run_that_is_stopped_is_gone_on_with_bit_for_bit(
 
 @pytest.mark.slow
 def test_accelerate_launches_it_in_two_processes(checkpoint: Path, cache: Path, tmp_path: Path) -> None:
+    """The first one calibrates, and the other has the weights of it."""
     one, two = tmp_path / "one", tmp_path / "two"
-    subprocess.run(command(checkpoint, cache, one), check=True, capture_output=True)
+    calibrate = ("--set", "calibrate={samples: 2, timesteps: 1, sharpness: [4], shift: [], ridge: []}")
+    subprocess.run(command(checkpoint, cache, one, *calibrate), check=True, capture_output=True)
     launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
     launch += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
     done = subprocess.run(
-        launch + command(checkpoint, cache, two)[1:],
+        launch + command(checkpoint, cache, two, *calibrate)[1:],
         capture_output=True,
         text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},

@@ -78,6 +78,15 @@ def test_tensorboard_files_are_written(tmp_path: Path) -> None:
     assert [event.step for event in events.Scalars("validation/kd")] == [5, 8]
 
 
+def test_a_tracker_that_cannot_be_opened_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise ValueError("no API key")
+
+    monkeypatch.setattr("accelerate.tracking.TensorBoardTracker.start", fail)
+    with pytest.raises(DistillationError, match=r"logging\.tensorboard cannot be opened: no API key"):
+        Trackers(Logging(tensorboard=True), tmp_path, "run")
+
+
 def test_nested_figures_have_paths() -> None:
     figures = {"kd": 0.5, "deciles": [None, 0.25], "guided": {"7.5": 2.0}, "name": "x", "count": 3}
     assert scalars(figures) == {"kd": 0.5, "deciles/1": 0.25, "guided/7.5": 2.0}

@@ -9,7 +9,7 @@ import json
 import os
 import shutil
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,10 +22,12 @@ from linzoo.attention.handle import read_linfusion
 from linzoo.checkpoints.atomic import held
 from linzoo.checkpoints.lock import changed_outputs, read_lock
 from linzoo.distillation import run as run_module
+from linzoo.distillation import triptychs
 from linzoo.distillation.document import read_recipe
 from linzoo.distillation.errors import DistillationError, RecipeError
 from linzoo.distillation.planning import RunPlan
 from linzoo.distillation.result import DistillResult
+from linzoo.distillation.student import Student
 from linzoo.distillation.trainer import Trainer
 from linzoo.errors import CheckpointError, PluginError, UsageError
 from linzoo.registry import Registry, build_registry
@@ -180,6 +182,58 @@ def test_a_finished_run_that_is_gone_on_with_gives_the_same(
     assert same(out / "linfusion", straight.checkpoint)
 
 
+def test_what_changes_no_result_may_change_on_the_way(
+    straight: DistillResult, distil: Distil, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "run"
+    shutil.copytree(straight.out, out)
+    checkpointed: list[Student] = []
+    enable = Student.enable_gradient_checkpointing
+    monkeypatch.setattr(
+        Student,
+        "enable_gradient_checkpointing",
+        lambda student: (checkpointed.append(student), enable(student))[1],
+    )
+    changes = (
+        "gradient_checkpointing=true",
+        "distill.micro_batch=1",
+        "distill.ema.device=cpu",
+        "validation.images=0",
+    )
+    result = distil(out, *changes, resume=4)
+    assert len(checkpointed) == 1
+    assert result.measures["kd"] == pytest.approx(straight.measures["kd"], rel=1e-3)
+    assert steps(out) == [1, 2, 3, 4, 5]
+    run, before = (json.loads((each / "run.json").read_text()) for each in (out, straight.out))
+    assert run["id"] == before["id"]
+
+
+def test_what_is_drawn_on_the_way_is_held_out(
+    straight: DistillResult, distil: Distil, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The teacher's pictures are drawn once, and the encoders are taken off the device each time."""
+    held_out: list[str] = []
+    drawn: list[tuple[str, ...]] = []
+    prompts_of, draw = run_module.prompts_of, triptychs.draw
+
+    def note_prompts(captions: Iterable[str]) -> list[str]:
+        held_out.extend(captions)
+        return prompts_of(held_out)
+
+    def note_drawn(pipe: Any, prompts: Sequence[str], settings: Any) -> Any:
+        drawn.append(tuple(prompts))
+        return draw(pipe, prompts, settings)
+
+    monkeypatch.setattr(run_module, "prompts_of", note_prompts)
+    monkeypatch.setattr(triptychs, "draw", note_drawn)
+    out = tmp_path / "run"
+    shutil.copytree(straight.out, out)
+    distil(out, "validation.every=1", resume=4)
+    assert len(held_out) == 2
+    assert drawn == [(held_out[0],)] * 2  # teacher, student
+    assert same(out / "images", straight.out / "images")
+
+
 def test_layers_that_stay_softmax_are_left_out(distil: Distil, tmp_path: Path) -> None:
     result = distil(tmp_path / "run", "keep_softmax=2", "calibrate=null", "align=null", "distill.steps=1")
     lock = read_lock(result.checkpoint)
@@ -267,6 +321,24 @@ class TestRefusals:
         config["modules_list"][0]["module_name"] = "down_blocks.9.attn1"
         (other / "config.json").write_text(json.dumps(config))
         with pytest.raises(DistillationError, match=r"'down_blocks\.9\.attn1' .*no such self-attention"):
+            distil(tmp_path / "run", checkpoint=other)
+
+    def test_modules_of_another_width(self, distil: Distil, checkpoint: Path, tmp_path: Path) -> None:
+        other = tmp_path / "other"
+        shutil.copytree(checkpoint, other)
+        config = json.loads((other / "config.json").read_text())
+        config["modules_list"][0]["heads"] *= 2
+        (other / "config.json").write_text(json.dumps(config))
+        with pytest.raises(DistillationError, match="and the teacher has one of width"):
+            distil(tmp_path / "run", checkpoint=other)
+
+    def test_a_checkpoint_for_another_variant(self, distil: Distil, checkpoint: Path, tmp_path: Path) -> None:
+        other = tmp_path / "other"
+        shutil.copytree(checkpoint, other)
+        lock = json.loads((other / "linzoo.lock.json").read_text())
+        lock["detection"]["variant"] = "sd21"
+        (other / "linzoo.lock.json").write_text(json.dumps(lock))
+        with pytest.raises(DistillationError, match="was made for sd21, and mini is mini"):
             distil(tmp_path / "run", checkpoint=other)
 
     def test_a_checkpoint_that_is_a_file(self, distil: Distil, checkpoint: Path, tmp_path: Path) -> None:

@@ -75,6 +75,20 @@ def test_an_incomplete_state_is_passed_over(states: States, said: list[str], nam
     assert len(said) == 1
 
 
+def test_a_state_of_a_newer_linzoo_is_not_misread(states: States) -> None:
+    path = states.save(2, {}, FILES) / "state.json"
+    path.write_text(path.read_text().replace('"state_version": 1', '"state_version": 2'))
+    with pytest.raises(CheckpointError, match="written by a newer linzoo"):
+        states.open(2)
+
+
+def test_a_save_leaves_room_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    states = States(tmp_path / "state", keep_last=2, min_free=10**9, say=print)
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=10**9 + 1000))
+    with pytest.raises(CheckpointError, match="1,000,001,000 are free"):
+        states.save(1, {}, FILES)
+
+
 def test_a_state_that_is_not_there_is_named(states: States) -> None:
     states.save(2, {}, FILES)
     with pytest.raises(DistillationError, match="no state of step 3; there are: 2"):

@@ -76,6 +76,17 @@ def test_steps_that_are_not_finite_are_skipped_and_counted(tmp_path: Path) -> No
     assert all(torch.equal(before[name], value) for name, value in run.student.parameters.items())
     assert not trainer.step().skipped
     assert trainer.done == 3
+    other = run.trainer("align")
+    other.load(*trainer.state())
+    assert (other.done, other.skips) == (3, 1)
+
+
+def test_training_data_that_are_not_finite_are_named(tmp_path: Path) -> None:
+    run = ToyRun(tmp_path, align().model_copy(update={"guards": Guards(max_skips=0)}))
+    trainer = run.trainer("align")
+    trainer._items.rows[:] = float("inf")
+    with pytest.raises(DistillationError, match="not finite: the training data"):
+        trainer.step()
 
 
 def test_too_many_skips_stop_the_run_and_name_the_layer(tmp_path: Path) -> None:
@@ -106,6 +117,23 @@ def test_the_average_follows_the_weights() -> None:
     with average.in_place():
         assert weight.tolist() == pytest.approx([expected] * 3)
     assert weight.tolist() == [1.0] * 3
+
+
+def test_a_step_takes_the_weights_into_the_average_and_drops_the_gradients(tmp_path: Path) -> None:
+    run = ToyRun(tmp_path, toy_recipe(align=None, distill=Distill(steps=4, batch=8, ema=Ema(decay=0.9))))
+    weight = run.student.parameters["0.weight"]
+    before = weight.detach().clone()
+    trainer = run.trainer("distill")
+    trainer.step()
+    assert all(parameter.grad is None for parameter in run.student.parameters.values())
+    after = weight.detach().clone()
+    assert not torch.equal(before, after)
+    with trainer.averaged():
+        torch.testing.assert_close(weight.detach(), before.lerp(after, 9 / 11))
+    assert torch.equal(weight, after)
+    run.objectives["distill"].poison = 1
+    trainer.step()  # skipped
+    assert trainer.state()[0]["ema_updates"] == 1
 
 
 def test_the_end_of_the_stage_is_the_finish(tmp_path: Path) -> None:

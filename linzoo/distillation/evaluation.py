@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any
 
 import torch
+from linzoo_kernels.torch_ops import without_autocast
 from torch import Tensor, nn
 
 from linzoo.attention.mounted import MountedAttention
@@ -177,13 +178,15 @@ def _row_sums(student: Student, worst: list[float]) -> Iterator[None]:
 
 
 def _row_sum(worst: list[float], layer: MountedAttention, inputs: tuple[Any, ...], _: Tensor) -> None:
-    """A forward hook: attention over values of one gives the sums of its weights."""
+    """A forward hook: attention over values of one gives the sums of its weights; not rounded to half precision."""
+    x = inputs[0].to(torch.promote_types(inputs[0].dtype, torch.float32))
     hook = layer.to_v.register_forward_hook(_ones)
     try:
-        sums = layer.mix(inputs[0], None)
+        with without_autocast(x.device.type):
+            sums = layer.mix(x, None)
     finally:
         hook.remove()
-    worst.append(float((sums.float() - 1).abs().max()))
+    worst.append(float((sums - 1).abs().max()))
 
 
 def _ones(_: nn.Module, __: tuple[Any, ...], values: Tensor) -> Tensor:

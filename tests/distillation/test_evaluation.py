@@ -104,8 +104,9 @@ def test_feature_errors_are_told_by_layer_relative_to_the_teachers() -> None:
         assert error == pytest.approx(float(ratio), rel=1e-5)
 
 
-def test_rows_of_the_attention_sum_to_one_but_for_eps() -> None:
-    student = student_of(tiny_unet())
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_rows_of_the_attention_sum_to_one_but_for_eps(dtype: torch.dtype) -> None:
+    student = student_of(tiny_unet().to(dtype))
     found = evaluator_of(student, [sample(student.unet, 2)]).evaluate()
     assert 0 < found.row_sum_error < 1e-3
 

@@ -117,7 +117,8 @@ not the numbers themselves. Nothing here was measured on Stable Diffusion or on 
 **KD** is the mean squared difference of student's and teacher's prediction on {design.SAMPLES} held-out samples, at timesteps and
 with noise that are the same for all; **guided KD** that of the predictions under classifier-free guidance at 7.5; **feature
 error** the squared error of the replaced attentions' outputs over that of the teacher's, mean over layers; **PSNR** compares
-the pictures of sixteen prompts, drawn by both from the same noise. A ± is the standard deviation over seeds."""
+the pictures of sixteen prompts, drawn by both from the same noise. A ± is the standard deviation over seeds. Calibration
+chooses among a dozen candidates by KD on the same held-out samples with other noise; no arm trains on them."""
 
 
 def _ablation(results: Results) -> list[str]:
@@ -135,7 +136,8 @@ def _ablation(results: Results) -> list[str]:
         "`linzoo distill` with a shipped recipe and settings changed (`linzoo_benchmarks/distillation/arms.py`); from the "
         "second to the CFG-aware one each keeps the changes before it, and all learning rates but align's are those of "
         "`official-mini`. What `ours complete` has beyond that is in `mini.yaml`: loss weights, schedule and learning "
-        "rates, clipping, running average. Seconds are of processor time, with what is measured on the way.",
+        "rates, clipping, running average. Seconds are of processor time, with what is measured on the way. So few steps "
+        "favour what starts near the teacher: the longer a random start trains, the more of its distance it makes up.",
         _table(("arm", *QUALITY_HEADS, "seconds"), rows),
         *_against_tuned(results),
         *_curves(results),

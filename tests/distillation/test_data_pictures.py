@@ -259,12 +259,16 @@ def test_latents_that_are_not_finite_name_the_picture() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_an_autoencoder_in_half_precision_runs_in_float32_and_stays_half(dtype: torch.dtype) -> None:
+def test_an_autoencoder_in_half_precision_runs_in_float32_and_stays_half(
+    dtype: torch.dtype, caplog: pytest.LogCaptureFixture
+) -> None:
     pictures = torch.randint(0, 256, (1, 3, 16, 16), dtype=torch.uint8)
     vae, rounded = tiny.tiny_vae().to(dtype), tiny.tiny_vae().to(dtype).float()
     expected = encode_pictures(rounded, pictures, "cpu")
+    caplog.clear()
     torch.testing.assert_close(encode_pictures(vae, pictures, "cpu"), expected, rtol=0, atol=0)
     assert vae.dtype == dtype
+    assert caplog.messages == []
 
 
 def test_mean_and_spread_of_an_autoencoder_are_taken_out() -> None:

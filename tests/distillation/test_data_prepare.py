@@ -207,9 +207,13 @@ def test_what_is_added_is_encoded_alone(sd: Any, prepare: Prepare, folder: Path,
 
 
 def test_a_data_set_is_the_same_wherever_it_lies(sd: Any, prepare: Prepare, folder: Path) -> None:
-    digest = prepare(sd, folder).digest
+    before = prepare(sd, folder)
     moved = folder.rename(folder.with_name("moved"))
-    assert prepare(sd, moved).digest == digest
+    for suffix in ("png", "txt"):
+        (moved / f"03.{suffix}").rename(moved / f"renamed.{suffix}")
+    after = prepare(sd, moved)
+    assert after.digest == before.digest
+    assert after.samples == before.samples  # so that a step takes the same
 
 
 def test_other_steps_or_another_teacher_are_another_cache(
@@ -221,6 +225,91 @@ def test_other_steps_or_another_teacher_are_another_cache(
     digests.add(prepare(other, prompts).digest)
     assert count.all == (COUNT, 0, 0)  # its text encoders are the same
     assert len(digests) == 3
+
+
+def test_another_cut_of_the_same_pictures_is_another_set(
+    sd: Any, prepare: Prepare, folder: Path, count: Counting
+) -> None:
+    digests = set()
+    for options, encoded in [
+        ({}, COUNT),
+        ({"flip": True}, COUNT),  # the others are there
+        ({"crop": "random"}, COUNT),
+        ({"size": [24, 24]}, COUNT),
+        ({"held_out": 2}, 0),
+    ]:
+        data = prepare(sd, folder, options=options)
+        digests.add(data.digest)
+        assert count.all[1] == encoded
+        assert len(data.samples) == COUNT * (2 if "flip" in options else 1)
+    assert len(digests) == 5
+
+
+def test_another_autoencoder_is_another_cache(prepare: Prepare, folder: Path) -> None:
+    def digest(pipe: Any) -> str:
+        return prepare(pipe, folder).digest
+
+    other = tiny.tiny_sd()
+    before = digest(other)
+    next(other.vae.parameters()).data += 1
+    weights = digest(other)
+    other.vae.register_to_config(scaling_factor=0.5)
+    assert len({before, weights, digest(other)}) == 3
+
+
+def test_another_scheduler_is_another_cache(prepare: Prepare, prompts: Path) -> None:
+    pipe = tiny.tiny_sd()
+    before = prepare(pipe, prompts).digest
+    pipe.scheduler = type(pipe.scheduler).from_config(pipe.scheduler.config, timestep_spacing="trailing")
+    assert prepare(pipe, prompts).digest != before
+
+
+def test_a_picture_that_comes_twice_is_encoded_once(
+    sd: Any, prepare: Prepare, folder: Path, count: Counting
+) -> None:
+    shutil.copy(folder / "00.png", folder / "copy.png")
+    (folder / "copy.txt").write_text("another caption")
+    assert len(prepare(sd, folder).samples) == COUNT + 1
+    assert count.encoded == COUNT
+
+
+@pytest.mark.parametrize("kind", ["prompts", "folder"])
+def test_room_is_asked_for_what_is_missing(
+    sd: Any, prepare: Prepare, prompts: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    source = prompts if kind == "prompts" else folder
+    asked: list[int] = []
+    monkeypatch.setattr("linzoo.distillation.data.fill.require_space", lambda _, needed: asked.append(needed))
+    latent, text = 4 * 8 * 8 * 2, 77 * 32 * 2
+    prepare(sd, source)
+    assert asked == [COUNT * latent, (COUNT if kind == "prompts" else 4) * text]
+    asked.clear()
+    if kind == "folder":
+        prepare(sd, source, options={"flip": True})
+        assert asked == [COUNT * latent]
+        return
+    with prompts.open("a") as file:
+        file.write("\none more")
+    prepare(sd, source)
+    assert asked == [latent, text]
+
+
+def test_one_bad_picture_in_a_hundred_is_left_out(
+    sd: Any, prepare: Prepare, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("linzoo.distillation.data.fill._BAD_ALLOWED", 1)
+    monkeypatch.setattr("linzoo.distillation.data.fill._BAD_SHARE", 0.25)
+    for name in ("08", "09", "11"):
+        (folder / f"{name}.png").write_bytes(b"broken")
+    assert len(prepare(sd, folder).samples) == COUNT - 3
+    (folder / "10.png").write_bytes(b"broken")
+    with pytest.raises(DataError, match="3 of the first 11 items cannot be used"):
+        prepare(sd, folder)
+
+
+def test_the_finish_has_its_own_order(sd: Any, prepare: Prepare, prompts: Path) -> None:
+    data = prepare(sd, prompts)
+    assert data.indices(0, "distill", 0, 9) != data.indices(0, "distill", 0, 9, finishing=True)
 
 
 @pytest.mark.parametrize("at", [0, 1, 5, 11])
@@ -433,7 +522,10 @@ def test_limit_takes_few_items_at_the_first_size(
 def test_sdxl_batches_have_pooled_states_and_time_ids(prepare: Prepare, folder: Path, zoo: Registry) -> None:
     pipe = tiny.tiny_sdxl()
     data = prepare(pipe, folder, variant=zoo.variants.get_value("sdxl"))
-    indices = [0, 1, 2]  # 32 x 32, 48 x 24 and 24 x 48, all cut to 16 x 16
+    named = {data._latents.info(sample.key)["name"]: index for index, sample in enumerate(data.samples)}
+    indices = [
+        named[f"{number:02}.png"] for number in range(3)
+    ]  # 32 x 32, 48 x 24 and 24 x 48, cut to 16 x 16
     batch = data.load(indices, "cpu")
     assert batch.conditioning.time_ids is not None
     assert batch.conditioning.time_ids.tolist() == [

@@ -71,7 +71,7 @@ def weights_digest(module: nn.Module) -> str:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keep diffusers from a line for each caption that is longer than its encoder reads."""
+    """Keep diffusers from a line for each caption that is longer than its encoder reads, or for each cast."""
     from diffusers.utils import logging
 
     before = logging.get_verbosity()
@@ -93,11 +93,12 @@ def _encode_prompt(pipe: Any, captions: Sequence[str], device: torch.device | st
 @contextmanager
 def _in_float32(vae: Any) -> Iterator[None]:
     before = vae.dtype
-    vae.to(torch.float32)
-    try:
-        yield
-    finally:
-        vae.to(before)
+    with quiet():
+        vae.to(torch.float32)
+        try:
+            yield
+        finally:
+            vae.to(before)
 
 
 def _per_channel(values: Sequence[float], latents: Tensor) -> Tensor:

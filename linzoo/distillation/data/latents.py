@@ -68,11 +68,12 @@ class LatentData:
         self._texts = texts
         self._unconditional = texts.tensors(UNCONDITIONAL)
         self.notes = (*notes, *manifest.notes)
-        ranked = sorted({row.item for row in manifest.rows}, key=lambda item: fingerprint("held out", item))
+        rows = sorted(manifest.rows, key=lambda row: (row.item, row.caption))  # whatever files are called
+        ranked = sorted({row.item for row in rows}, key=lambda item: fingerprint("held out", item))
         measured: dict[str, int | None] = dict.fromkeys(ranked[:held_out])
         self.samples: list[Sample] = []
         self._training: dict[tuple[int, Size], list[int]] = defaultdict(list)
-        for row in manifest.rows:
+        for row in rows:
             for base, key in row.views:
                 width, height = latents.info(key)["size"]
                 kept, index = row.item in measured, len(self.samples)
@@ -83,8 +84,7 @@ class LatentData:
                     measured[row.item] = index
         self._held_out = [index for index in measured.values() if index is not None]
         self.sizes = tuple(sorted({size for _, size in self._training}))
-        rows = sorted((row.item, row.caption, row.views) for row in manifest.rows)
-        self.digest = fingerprint(identity, held_out, rows)
+        self.digest = fingerprint(identity, held_out, [(row.item, row.caption, row.views) for row in rows])
 
     def __len__(self) -> int:
         """Training samples, without those of the finish."""

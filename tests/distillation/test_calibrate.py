@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from distilling import sample, student_of
-from tiny import tiny_scheduler, tiny_sdxl_unet, tiny_unet
+from tiny import tiny_scheduler, tiny_sdxl_unet, tiny_unet, write_linfusion
 
 from linzoo.attention.handle import read_linfusion
 from linzoo.checkpoints.detection import inspect
@@ -75,6 +75,15 @@ def test_what_only_harms_is_taken_back() -> None:
     assert found.sharpness == {}
     assert found.ridge is None
     assert same(before, weights(student))
+
+
+def test_every_option_is_tried_on_the_weights_as_they_were(tmp_path: Path) -> None:
+    unet = tiny_unet()
+    without_branches = write_linfusion(unet, tmp_path / "linfusion", of_teacher=True, mid_dim=-1)
+    student = Student(unet, read_linfusion(without_branches))
+    settings = FEW.model_copy(update={"sharpness": (2,), "ridge": ()})
+    found = calibrate(student, [sample(student.unet, 2)], evaluator_of(student), settings)
+    assert found.tried["sharpness own"] == found.tried["sharpness paired"] != found.tried["start"]
 
 
 def test_nothing_to_try_is_nothing_done() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from distilling import sample, student_of
+from distilling import part_of, sample, student_of
 from tiny import tiny_scheduler, tiny_unet
 
 from linzoo.distillation.noise import Noise
@@ -42,3 +42,15 @@ def test_timesteps_cover_the_range_each_time_through_and_every_other_time_has_no
     for column in zip(*times, strict=True):
         assert sorted(time // 250 for time in column) == [0, 1, 2, 3]
     assert [torch.equal(each, batch.unconditional.text) for each in captions] == [False, True, False, True]
+
+
+def test_micro_batches_see_the_same_noise_at_the_same_timesteps_as_the_whole() -> None:
+    student = student_of(tiny_unet())
+    batch, seen = sample(student.unet, 4), []
+    student.unet.register_forward_pre_hook(lambda _, inputs: seen.append((inputs[0], inputs[1])))
+    parts = [part_of(batch, slice(0, 3)), part_of(batch, slice(3, 4))]
+    for batches in ([batch], parts):
+        Observation(student, Noise(tiny_scheduler()), batches, 0).show(lambda *_: None, 1, lambda: None)
+    whole, *cut = seen
+    for wanted, found in zip(whole, zip(*cut, strict=True), strict=True):
+        torch.testing.assert_close(torch.cat(found), wanted)

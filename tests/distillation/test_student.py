@@ -43,6 +43,15 @@ def test_the_teacher_is_the_stock_unet_bit_for_bit(name: str) -> None:
     assert (before - teacher).abs().max() > 1e-3
 
 
+def test_a_block_within_a_block_leaves_the_outer_one_as_it_was() -> None:
+    student = student_of(tiny_unet())
+    with torch.no_grad(), student.teacher():
+        expected = predict(student)
+        with student.softmax(list(student.layers)[:1]):
+            pass
+        assert torch.equal(predict(student), expected)
+
+
 @pytest.mark.parametrize("name", UNETS)
 def test_training_changes_the_student_and_not_the_teacher(name: str) -> None:
     student = student_of(UNETS[name][0](), of_teacher=True)

@@ -254,7 +254,9 @@ def test_another_autoencoder_is_another_cache(prepare: Prepare, folder: Path) ->
     next(other.vae.parameters()).data += 1
     weights = digest(other)
     other.vae.register_to_config(scaling_factor=0.5)
-    assert len({before, weights, digest(other)}) == 3
+    scaled = digest(other)
+    other.vae.register_to_config(latents_mean=[1.0] * 4, latents_std=[2.0] * 4)
+    assert len({before, weights, scaled, digest(other)}) == 4
 
 
 def test_another_scheduler_is_another_cache(prepare: Prepare, prompts: Path) -> None:

@@ -158,6 +158,17 @@ def test_the_average_is_what_is_measured(tmp_path: Path) -> None:
     assert not torch.equal(measured[-1], weight)
 
 
+@pytest.mark.parametrize("keep_best", [True, False])
+def test_the_best_are_kept_where_that_is_wanted(tmp_path: Path, keep_best: bool) -> None:
+    run = ToyRun(tmp_path, toy_recipe(distill=None, saving=Saving(keep_best=keep_best)))
+    run.run("align")
+    assert run.loop.standing.measures is not None
+    assert run.loop.validator.kept == ([5, 8] if keep_best else [])
+    assert run.loop.standing.best == (
+        {"step": 8, "kd": run.loop.standing.measures["kd"]} if keep_best else None
+    )
+
+
 def test_skipped_steps_and_slow_ones_are_told(tmp_path: Path) -> None:
     """The larger sizes at the end may be slow; what is as large as before may not."""
     run = ToyRun(tmp_path)

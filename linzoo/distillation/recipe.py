@@ -101,7 +101,7 @@ class Data(Section):
     max_items: Count | None = None
     """Take at most this many items; null takes all."""
     held_out: Count = 64
-    """This many items are measured on and never trained on."""
+    """This many pictures or prompts are measured on and never trained on, whatever is made of them."""
     size: Size | None = None
     """Width and height; null is the variant's own."""
     buckets: Buckets | None = None

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from distilling import part_of, sample, student_of
 from tiny import tiny_scheduler, tiny_sdxl_unet, tiny_unet
 
 from linzoo.distillation.batch import Batch, Conditioning
-from linzoo.distillation.evaluation import Evaluator
+from linzoo.distillation.evaluation import Evaluator, _row_sum
 from linzoo.distillation.noise import Noise
 from linzoo.distillation.student import Student
 
@@ -109,6 +111,13 @@ def test_rows_of_the_attention_sum_to_one_but_for_eps(dtype: torch.dtype) -> Non
     student = student_of(tiny_unet().to(dtype))
     found = evaluator_of(student, [sample(student.unet, 2)]).evaluate()
     assert 0 < found.row_sum_error < 1e-3
+
+
+def test_the_worst_row_counts() -> None:
+    layer = SimpleNamespace(to_v=torch.nn.Identity(), mix=lambda x, _: x * layer.to_v(x))
+    worst: list[float] = []
+    _row_sum(worst, layer, (torch.tensor([1.0, 1.5, 0.25]),), torch.empty(0))
+    assert worst == [0.75]
 
 
 def test_features_that_eps_drowns_are_told() -> None:

@@ -51,6 +51,8 @@ def test_each_sample_comes_to_its_own_timestep() -> None:
     torch.testing.assert_close(rolled[1], start[1], rtol=1e-3, atol=1e-4)
     both = roll_out(student, noise, Noised(start, start, torch.tensor([199, 199])), batch.conditioning, 5)
     torch.testing.assert_close(rolled[0], both[0], rtol=1e-4, atol=1e-4)
+    swapped = roll_out(student, noise, Noised(start, start, timesteps.flip(0)), batch.conditioning, 5)
+    torch.testing.assert_close(swapped[1], both[1], rtol=1e-4, atol=1e-4)
 
 
 def test_a_schedule_that_ends_in_pure_noise_rolls_out() -> None:

@@ -15,6 +15,7 @@ from tiny import SD_SITES, SDXL_SITES, tiny_sdxl_unet, tiny_unet
 from torch import nn
 
 import linzoo
+from linzoo.attention.errors import MountError
 from linzoo.attention.leaves import LEAVES
 from linzoo.distillation.errors import DistillationError
 from linzoo.distillation.student import Student
@@ -157,6 +158,8 @@ def test_layers_that_stay_softmax_leave_no_weights_behind() -> None:
     assert len(student.parameters) == len(weights) * len(others) // SD_SITES
     trained = {id(each) for each in student.unet.parameters() if each.requires_grad}
     assert trained == {id(each) for each in student.parameters.values()}
+    with pytest.raises(MountError, match="replaced by LinFusion"):
+        student.unet.save_pretrained("nowhere")
     with pytest.raises(DistillationError, match="nothing would be left"):
         student.keep_softmax(others)
     with pytest.raises(DistillationError, match=first):

@@ -77,20 +77,16 @@ class SpeedWatch:
     """
 
     def __init__(self) -> None:
-        self._count = 0
         self._recent: deque[float] = deque(maxlen=_WINDOW)
         self._usual: float | None = None
         self._told = False
 
     def add(self, seconds: float) -> str | None:
         """Take the time of one step in; return a warning, once."""
-        self._count += 1
-        if self._count == 1:  # warms up
-            return None
         self._recent.append(seconds)
         if len(self._recent) < _WINDOW:
             return None
-        now = statistics.median(self._recent)
+        now = statistics.median(self._recent)  # a first step that warms up does not count much
         if self._usual is None:
             self._usual = now
         if self._told or now <= _SLOWER * self._usual:

@@ -158,9 +158,10 @@ def _dry_run(
         for timing in rehearse(plan, state.registry, device):
             timings.append(timing)
             if not as_json:
+                unit = "drawing" if timing.stage == "data" else "step"
                 took = timedelta(seconds=round(timing.total))
                 click.echo(
-                    f"{timing.stage}: {timing.step:.3g} s a step on this machine, {took} in one process"
+                    f"{timing.stage}: {timing.step:.3g} s a {unit} on this machine, {took} in one process"
                 )
     except (RuntimeError, MemoryError) as error:
         if not out_of_memory(error):

@@ -317,7 +317,7 @@ class Logging(Section):
     """Where figures go besides ``metrics.jsonl``, which is always written."""
 
     every: Count = 10
-    """Steps from one line to the next."""
+    """Steps from one point to the next in TensorBoard and wandb; ``metrics.jsonl`` has every step."""
     tensorboard: bool = False
     """Write TensorBoard files too (``pip install linzoo[train]``)."""
     wandb: str | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -11,8 +12,10 @@ import torch
 from linzoo.attention.handle import read_linfusion
 from linzoo.distillation.batch import Batch, Conditioning
 from linzoo.distillation.data.encode import encode_captions
+from linzoo.distillation.data.items import Size
+from linzoo.distillation.data.maker import at_once
 from linzoo.distillation.noise import Noise
-from linzoo.distillation.planning import RunPlan
+from linzoo.distillation.planning import RunPlan, item_count
 from linzoo.distillation.processes import Processes
 from linzoo.distillation.recipe import Recipe
 from linzoo.distillation.stages import OBJECTIVES
@@ -26,12 +29,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Timing:
-    """How long a stage takes.
+    """How long a part of a run takes.
 
     Attributes:
-        stage: its name.
-        step: seconds of a step, on average over all kinds of steps.
-        total: seconds of the whole stage.
+        stage: its name; ``data`` where the teacher draws it.
+        step: seconds of a step, on average over all kinds of steps; of ``data``, of a drawing.
+        total: seconds of the whole.
     """
 
     stage: str
@@ -40,9 +43,9 @@ class Timing:
 
 
 def rehearse(plan: RunPlan, registry: Registry, device: str | None) -> Iterator[Timing]:
-    """Time a micro-batch of each stage in one process, at the size of the data, without guidance.
+    """Time what the teacher draws, and a micro-batch of each stage at the size of the data, without guidance; one process.
 
-    What the other steps take, larger ones and guided ones, is told from their number of operations.
+    Nothing is looked up in the cache: what it has is not drawn again. What the other steps take, larger ones and guided ones, is told from their number of operations.
 
     Raises:
         DistillationError: see :class:`Noise`.
@@ -59,6 +62,8 @@ def rehearse(plan: RunPlan, registry: Registry, device: str | None) -> Iterator[
     noise = Noise(pipe.scheduler)
     native = plan.teacher.native_size or 512
     items = MadeUpItems(recipe.data.size or (native, native), texts)
+    if recipe.data.kind == "prompts":
+        yield _drawing(plan, student, noise, items)
     costs = plan.arithmetic()
     for each, all_kinds in zip(costs.estimate(recipe).stages, costs.estimate().stages, strict=True):
         objective = OBJECTIVES[each.name](student, noise, recipe)
@@ -72,6 +77,24 @@ def rehearse(plan: RunPlan, registry: Registry, device: str | None) -> Iterator[
         yield Timing(each.name, step, step * all_kinds.steps)
 
 
+def _drawing(plan: RunPlan, student: Student, noise: Noise, items: MadeUpItems) -> Timing:
+    """Time one guided sampling step of the teacher at each size that it draws at."""
+    distill = plan.settings.distill
+    sizes = (items.size, *(distill.finish.sizes if distill and distill.finish else ()))
+    seconds = []
+    for size in dict.fromkeys(sizes):
+        together = at_once(size)
+        batch = MadeUpItems(size, items.texts).load(range(2 * together), student.unet.device)
+        timesteps = torch.full((2 * together,), noise.steps - 1)
+        with torch.no_grad(), student.teacher():
+            for _ in range(2):  # the first warms up
+                began = time.perf_counter()
+                student.predict(batch.latents, timesteps, batch.conditioning).sum().item()
+        seconds.append((time.perf_counter() - began) / together * plan.settings.data.sampling.steps)
+    drawings = item_count(plan) or 0
+    return Timing("data", sum(seconds) / len(seconds), sum(seconds) * drawings)
+
+
 class MadeUpItems:
     """Samples of noise, as good as any other to take time with.
 
@@ -80,9 +103,9 @@ class MadeUpItems:
         texts: what one caption is encoded to.
     """
 
-    def __init__(self, size: tuple[int, int], texts: Conditioning) -> None:
-        self._size = size
-        self._texts = texts
+    def __init__(self, size: Size, texts: Conditioning) -> None:
+        self.size = size
+        self.texts = texts
 
     def indices(self, seed: int, stage: str, step: int, batch: int, *, finishing: bool = False) -> list[int]:  # noqa: ARG002
         """Places in a data set that there is not."""
@@ -90,14 +113,14 @@ class MadeUpItems:
 
     def load(self, indices: Sequence[int], device: torch.device) -> Batch:
         """So many samples."""
-        width, height = self._size
+        width, height = self.size
         count = len(indices)
         latents = torch.randn(count, 4, height // 8, width // 8, device=device)
-        text = self._texts.text.float().expand(count, -1, -1)
-        if self._texts.pooled is None:
+        text = self.texts.text.float().expand(count, -1, -1)
+        if self.texts.pooled is None:
             return Batch(latents, Conditioning(text), Conditioning(text))
         ids = torch.tensor([height, width, 0, 0, height, width], dtype=torch.float32, device=device)
-        conditioning = Conditioning(text, self._texts.pooled.float().expand(count, -1), ids.expand(count, -1))
+        conditioning = Conditioning(text, self.texts.pooled.float().expand(count, -1), ids.expand(count, -1))
         return Batch(latents, conditioning, conditioning)
 
 

@@ -149,11 +149,13 @@ def test_a_dry_run_writes_nothing_and_tells_memory_disk_and_time(checkpoint: Pat
     assert not out.exists()
     for words in ("recipe mini (align, distill; 6 steps)", "memory of distill", "disk:", "of disk are free"):
         assert words in done.stdout
+    assert re.search(r"^data: \S+ s a drawing on this machine", done.stdout, re.MULTILINE)
     assert re.search(r"^align: \S+ s a step on this machine", done.stdout, re.MULTILINE)
     document = json.loads(invoke(*arguments, "--json").stdout)
     assert document["schema"] == 1
-    assert [timing["stage"] for timing in document["timings"]] == ["align", "distill"]
-    assert [timing["total"] / timing["step"] for timing in document["timings"]] == pytest.approx([2, 4])
+    assert [timing["stage"] for timing in document["timings"]] == ["data", "align", "distill"]
+    times = [timing["total"] / timing["step"] for timing in document["timings"]]
+    assert times == pytest.approx([4, 2, 4])  # drawings and steps, as SETTINGS says
     assert document["memory_bytes"] > 0
 
 

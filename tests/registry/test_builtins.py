@@ -34,6 +34,7 @@ def test_mixers_and_init_recipes(site: Site, build: Callable[..., Registry]) -> 
     assert {each.value.id: each.value.needs for each in registry.inits} == {
         "random": ("teacher",),
         "teacher": ("teacher",),
+        "calibrated": ("teacher",),
         "pretrained": ("linfusion",),
         "delta": ("teacher", "linfusion", "base"),
     }
@@ -48,5 +49,5 @@ def test_what_they_name_exists(site: Site, build: Callable[..., Registry]) -> No
     references = [recipe.value.build for recipe in registry.inits]
     for mixer in registry.mixers:
         references += [ref for ref in (mixer.value.module, mixer.value.tensors) if isinstance(ref, LazyRef)]
-    assert len(references) == 6
+    assert len(references) == 7
     assert all(callable(reference.load()) for reference in references)

@@ -103,7 +103,7 @@ def test_the_best_of_ours_counts_for_the_fine_tune() -> None:
 
 def test_speed_is_compared_turn_by_turn() -> None:
     rows = [speed("published", 0, 10, 100), speed("published", 1, 20, 100), speed("published", 2, 10, 100)]
-    rows += [speed("ours, checkpointing", turn, 32, 40) for turn in range(3)]
+    rows += [speed("ours, two micro-batches", turn, 32, 40) for turn in range(3)]
     found = verdicts(speed=rows)
     assert found["speed on mini, ours over published"].found == pytest.approx(3.2)
     assert found["peak memory on mini, ours over published"].found == pytest.approx(0.4)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from linzoo_benchmarks.distillation.rows import AblationRow, CurveRow, SpeedRow, TransferRow
 
-SPEED_SIZE, PUBLISHED, OURS = "mini", "published", "ours, checkpointing"
+SPEED_SIZE, PUBLISHED, OURS = "mini", "published", "ours, two micro-batches"
 
 
 @dataclass(frozen=True)

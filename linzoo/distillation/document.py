@@ -81,7 +81,7 @@ def read_recipe(
     layers, wrong_overrides = _overrides(overrides)
     faults = [*wrong_presets, *wrong_overrides]
     if preset is not None and preset not in presets:
-        hint = suggestion(preset, list(presets), otherwise="it has")
+        hint = suggestion(preset, list(presets), otherwise="it has") if presets else "leave --preset out"
         faults.append(Fault(Mark(f"--preset {preset}"), "", f"{where} has no such preset; {hint}"))
     base = settings.without("presets")
     own = _check(base)[1]

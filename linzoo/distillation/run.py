@@ -161,6 +161,7 @@ class Run:
                 "checkpoint": _sums(checkpoint.result()),
             }
         self._check_same(identity)
+        self._announce()
         with BackgroundDigests(files_read(plan.teacher.checkpoint)) as teacher:
             pipe = open_for_training(plan.teacher, self._registry, recipe, self._processes.device)
             data = self._prepare(pipe)
@@ -194,6 +195,14 @@ class Run:
             with self._train(student, noise, data, loop):
                 return self._finish(loop, validation, export)
 
+    def _announce(self) -> None:
+        steps = sum(stage.steps for stage in self._plan.stages.values())
+        self._progress.say(f"recipe {self._plan.recipe.name}, {steps} steps, in {self._plan.out}")
+        if self._saved is not None:
+            self._progress.say(f"going on after step {self._saved.record['step']}")
+        elif self._plan.resume is not None:
+            self._progress.say("nothing is saved yet; beginning anew")
+
     def _find_saved(self) -> SavedState | None:
         """The state to go on from, which the main process chooses."""
         if self._plan.resume is None:
@@ -209,9 +218,7 @@ class Run:
                 f"{self._plan.out / STATE_NAME}: no state is whole (there are those of steps"
                 f" {', '.join(map(str, steps))}); choose another --out to begin anew"
             )
-        step: int | None = None if saved is None else saved.record["step"]
-        self._progress.say(f"going on after step {step}" if saved else "nothing is saved yet; beginning anew")
-        return step
+        return None if saved is None else int(saved.record["step"])
 
     def _check_same(self, identity: Mapping[str, Any]) -> None:
         if self._saved is not None:

@@ -71,7 +71,7 @@ def calibrate(
     ridge = None
     searches = bool(settings.shift) or set(settings.sharpness) != {1}
     passes = SEARCHED * (searches + bool(settings.shift)) + settings.timesteps * bool(settings.ridge)
-    with (progress or Progress()).task("Calibrating", passes * len(batches)) as advance:
+    with (progress or Progress()).task("calibrate", passes * len(batches)) as advance:
 
         def step() -> None:
             advance(1, {"kd": trials.kd})

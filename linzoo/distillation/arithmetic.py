@@ -12,16 +12,12 @@ from functools import cache
 import torch
 from torch import nn
 
-from linzoo.attention.plan import resolve_plan, sites_of
 from linzoo.checkpoints.components import component_config
 from linzoo.checkpoints.linfusion import LinFusionConfig
-from linzoo.checkpoints.manifest import unet_manifest
 from linzoo.distillation.estimates import Estimate, Line, StageEstimate
 from linzoo.distillation.recipe import Distill, Recipe, Stage
 from linzoo.distillation.simulation import TOKENS, Simulation, Step, count_parameters
-from linzoo.init.planning import module_entry
 from linzoo.plugin import PredictionType, Variant
-from linzoo.registry import Registered, Registry
 
 ALLOWANCE = 10**9
 """Bytes for CUDA's context, the libraries' workspaces and fragmentation."""
@@ -35,7 +31,7 @@ class Arithmetic:
 
     Args:
         variant: of the teacher.
-        linfusion: config of the LinFusion checkpoint (:func:`default_layout` where there is none yet).
+        linfusion: config of the LinFusion checkpoint.
         recipe: the settings.
         prediction_type: of the teacher, where the variant has several.
         world: how many processes share the batch.
@@ -175,22 +171,6 @@ class Arithmetic:
         return (2 if recipe.precision == "bfloat16" else 4) * self._simulation.unet_parameters
 
 
-def estimate(
-    variant: Variant,
-    linfusion: LinFusionConfig,
-    recipe: Recipe,
-    *,
-    prediction_type: PredictionType | None = None,
-    world: int = 1,
-    items: int | None = None,
-) -> Estimate:
-    """What a run takes; see :class:`Arithmetic` for the arguments."""
-    arithmetic = Arithmetic(
-        variant, linfusion, recipe, prediction_type=prediction_type, world=world, items=items
-    )
-    return arithmetic.estimate()
-
-
 def run_folder(recipe: Recipe, trained: int) -> tuple[Line, ...]:
     """What a run that trains so many numbers writes to its own folder at most, pictures and figures aside."""
     states = [
@@ -206,14 +186,6 @@ def run_folder(recipe: Recipe, trained: int) -> tuple[Line, ...]:
             4 * trained * (1 + recipe.saving.keep_best),
         ),
     )
-
-
-def default_layout(variant: Registered[Variant], registry: Registry) -> LinFusionConfig:
-    """The LinFusion checkpoint that a variant's default attention plan leads to."""
-    config = component_config(variant.value, "unet")
-    plan = registry.plans.resolve(variant.value.default_plan, variant.plugin)
-    placements = resolve_plan(plan, sites_of(config, unet_manifest(config)), registry)
-    return LinFusionConfig(tuple(module_entry(each) for each in placements if each.replaced))
 
 
 def _encoder_parameters(variant: Variant) -> int:

@@ -12,6 +12,7 @@ import pytest
 import torch
 from diffusers import UNet2DConditionModel
 from distilling import draws_of, recipe_of, sample, student_of
+from layouts import default_layout
 from linzoo_kernels import use_backend
 from tiny import tiny_scheduler, tiny_unet
 from torch.nn import functional as F
@@ -24,7 +25,7 @@ from linzoo.checkpoints.linfusion import LinFusionConfig, ModuleEntry
 from linzoo.checkpoints.manifest import unet_manifest
 from linzoo.distillation import simulation
 from linzoo.distillation.align import AlignStage
-from linzoo.distillation.arithmetic import ALLOWANCE, Arithmetic, default_layout, estimate
+from linzoo.distillation.arithmetic import ALLOWANCE, Arithmetic
 from linzoo.distillation.distill import DistillStage
 from linzoo.distillation.estimates import Estimate, render
 from linzoo.distillation.lookup import find_recipe
@@ -297,7 +298,7 @@ def test_numbers_of_the_published_models() -> None:
 @pytest.mark.slow
 def test_sdxl_fits_24_gb_in_one_unet_and_not_in_two() -> None:
     variant, recipe = ZOO.variants["sdxl"], find_recipe("sdxl", ZOO, preset="24gb").recipe
-    found = estimate(variant.value, default_layout(variant, ZOO), recipe)
+    found = Arithmetic(variant.value, default_layout(variant, ZOO), recipe).estimate()
     assert found.fits(24)
     assert found.stages[1].size == (1024, 1024)
     official = {line.what: line.nbytes for line in found.official}

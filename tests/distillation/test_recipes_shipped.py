@@ -106,7 +106,9 @@ def test_prompts_of_mini_are_like_those_it_was_trained_on_and_none_that_it_is_me
 
 @pytest.mark.slow
 def test_it_fits_the_card_that_its_preset_names(found: tuple[ResolvedRecipe, int]) -> None:
-    from linzoo.distillation.arithmetic import Arithmetic, default_layout
+    from layouts import default_layout
+
+    from linzoo.distillation.arithmetic import Arithmetic
 
     resolved, processes = found
     variant = ZOO.variants[resolved.recipe.variant]

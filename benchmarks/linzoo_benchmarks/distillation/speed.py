@@ -23,7 +23,7 @@ from linzoo_benchmarks.errors import BenchmarkError
 
 TURNS = 5
 BATCH = {"mini": 32, "sd15": 6, "sdxl": 2}
-"""The published scripts' on one GPU. mini's recipe has 16, of which halves are too small for one core: 1.4 times as fast."""
+"""The published scripts' on one GPU. mini's is twice its recipe's 16, of which halves are too small to keep a core busy."""
 LOOPS = (
     "published", "published, given latents", "ours", "ours, two micro-batches", "ours, checkpointing",
 )  # fmt: skip

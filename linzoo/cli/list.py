@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from linzoo.registry import Catalog, Registered
 
 # The names of linzoo.registry.kinds, written out so that --help imports nothing.
-KIND_NAMES = ("variants", "plans", "mixers", "inits", "recipes", "checks")
+KIND_NAMES = ("variants", "plans", "mixers", "inits", "recipes", "checks", "encoders")
 
 
 @click.command("list", cls=Command)
@@ -22,7 +22,7 @@ KIND_NAMES = ("variants", "plans", "mixers", "inits", "recipes", "checks")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @pass_state
 def list_entries(state: State, kind: str | None, as_json: bool) -> None:
-    """List variants, plans, mixers, init and distill recipes.
+    """List variants, plans, mixers, init and distill recipes, checks and encoders.
 
     \b
     Examples:

@@ -14,7 +14,7 @@ from linzoo.cli.list import KIND_NAMES
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @pass_state
 def show(state: State, name: str, kind: str | None, as_json: bool) -> None:
-    """Show one variant, plan, mixer, recipe or check in full.
+    """Show one variant, plan, mixer, recipe, check or encoder in full.
 
     \b
     Examples:

@@ -9,6 +9,7 @@ from linzoo.plugin.entries import (
     Check,
     Conditioning,
     DistillRecipe,
+    Encoder,
     Entry,
     Fingerprint,
     InitRecipe,
@@ -19,6 +20,7 @@ from linzoo.plugin.entries import (
 from linzoo.plugin.frozen import FrozenMap, freeze, thaw
 from linzoo.plugin.hookspecs import hookimpl
 from linzoo.plugin.lazy import LazyRef, Resource
+from linzoo.plugin.measures import Chart, CheckRequest, Measure, PicturePair
 from linzoo.plugin.requests import (
     Callback,
     Card,
@@ -39,19 +41,24 @@ __all__ = [
     "Callback",
     "Card",
     "CardSection",
+    "Chart",
     "Check",
+    "CheckRequest",
     "Conditioning",
     "DType",
     "DistillRecipe",
     "DistillRun",
     "DistillStep",
+    "Encoder",
     "Entry",
     "Fingerprint",
     "FrozenMap",
     "InitRecipe",
     "LazyRef",
     "LoadedTeacher",
+    "Measure",
     "Mixer",
+    "PicturePair",
     "PluginError",
     "PredictionType",
     "PushPlan",

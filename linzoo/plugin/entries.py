@@ -91,6 +91,8 @@ class Variant(Entry):
         default_init: id of the init recipe used when none is named.
         default_distill: id of the distill recipe used when none is named; None while there is none.
         license: licence id that the original weights carry.
+        bars: what ``linzoo validate`` holds a checkpoint of this variant against, by name of the measure, for example
+            ``{"kd": 0.02}``.
         tiny: a UNet config of this structure that is small enough for tests.
     """
 
@@ -109,6 +111,7 @@ class Variant(Entry):
     default_init: str = "teacher"
     default_distill: str | None = None
     license: str | None = None
+    bars: Mapping[str, float] = field(default_factory=FrozenMap)
     tiny: Mapping[str, Any] = field(default_factory=FrozenMap)
 
     def __post_init__(self) -> None:
@@ -235,16 +238,49 @@ class DistillRecipe(Entry):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Check(Entry):
-    """An extra check of ``linzoo validate``: a function that measures something and holds it against a bar.
+    """A check of ``linzoo validate``.
 
     Attributes:
-        run: the function.
-        suites: the suites that it is part of.
+        run: a function ``(CheckRequest) -> iterable of Measure``.
+        suites: the suites that it is part of. ``quick`` is part of every suite, and ``full`` has all checks.
+        gate: nothing after it makes sense where one of its bars falls: the validation ends there. Gates come first.
     """
 
     run: LazyRef
-    suites: tuple[Literal["quick", "quality", "speed"], ...] = ("quick",)
+    suites: tuple[Literal["quick", "quality", "speed", "full"], ...] = ("quick",)
+    gate: bool = False
 
     def __post_init__(self) -> None:
         Entry.__post_init__(self)
         check_filled("Check.suites", self.suites)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Encoder(Entry):
+    """A network that validation looks at pictures with.
+
+    Attributes:
+        kind: ``image`` gives features of pictures (FID, KID), ``image-text`` embeddings of pictures and of texts (CLIP
+            score, CMMD), ``distance`` how far two pictures are apart (LPIPS).
+        build: a function ``(device) -> object``; what the object must have is told in docs/validate.md.
+        license: licence id of the weights.
+        packages: what must be installed, by the name that pip knows.
+        download_mb: megabytes that are downloaded when it is first used; 0 where the weights come in a package.
+        cached: a function ``() -> bool`` that tells whether they were downloaded already.
+        variants: ids of the variants whose pictures it was made for; empty for all.
+    """
+
+    kind: Literal["image", "image-text", "distance"]
+    build: LazyRef
+    license: str
+    packages: tuple[str, ...] = ()
+    download_mb: int = 0
+    cached: LazyRef | None = None
+    variants: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        Entry.__post_init__(self)
+        check_filled("Encoder.license", self.license)
+        check_reference("Encoder.variants", *self.variants)
+        if bool(self.download_mb) != (self.cached is not None):
+            raise SpecError("Encoder.cached must be given where download_mb is, and only there")

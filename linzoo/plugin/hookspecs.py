@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pluggy
 
 if TYPE_CHECKING:
-    from linzoo.plugin.entries import AttentionPlan, Check, DistillRecipe, InitRecipe, Mixer, Variant
+    from linzoo.plugin.entries import AttentionPlan, Check, DistillRecipe, Encoder, InitRecipe, Mixer, Variant
     from linzoo.plugin.requests import (
         Callback,
         Card,
@@ -107,6 +107,25 @@ def linzoo_checks() -> Iterable[Check]:
         @hookimpl
         def linzoo_checks():
             yield Check(id="no-seams", run=LazyRef("my_checks.seams:run"), suites=("quality",))
+
+    ``run`` is a function that is given a ``CheckRequest`` and gives measures::
+
+        def run(request):
+            pictures = ...
+            yield Measure(name="seams", title="Seams", value=seams(pictures), bar=0.1)
+    """
+    return ()
+
+
+@hookspec
+def linzoo_encoders() -> Iterable[Encoder]:
+    """Declare encoders: networks that validation looks at pictures with.
+
+    Asked once, when the registry is built. Returns any iterable of ``Encoder``::
+
+        @hookimpl
+        def linzoo_encoders():
+            yield Encoder(id="dinov2", kind="image", build=LazyRef("my_dino:load"), license="apache-2.0")
     """
     return ()
 

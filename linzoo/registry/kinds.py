@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from linzoo.plugin import AttentionPlan, Check, DistillRecipe, Entry, InitRecipe, Mixer, Variant
+from linzoo.plugin import AttentionPlan, Check, DistillRecipe, Encoder, Entry, InitRecipe, Mixer, Variant
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,5 +24,6 @@ KINDS = (
     Kind("inits", "init recipe", InitRecipe, "linzoo_init_recipes"),
     Kind("recipes", "distill recipe", DistillRecipe, "linzoo_distill_recipes"),
     Kind("checks", "check", Check, "linzoo_checks"),
+    Kind("encoders", "encoder", Encoder, "linzoo_encoders"),
 )
 DECLARATIONS = {kind.hook: kind for kind in KINDS}

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from graphlib import CycleError, TopologicalSorter
 from typing import Any
 
-from linzoo.plugin import AttentionPlan, DistillRecipe, Entry, InitRecipe, Variant
+from linzoo.plugin import AttentionPlan, DistillRecipe, Encoder, Entry, InitRecipe, Variant
 from linzoo.registry.catalog import AmbiguousIdError, Catalog, Registered, UnknownIdError
 from linzoo.registry.kinds import KINDS
 from linzoo.registry.problems import Fault
@@ -74,6 +74,9 @@ def _references(entry: Entry) -> Iterator[tuple[str, str]]:
             yield "mixers", mixer
     elif isinstance(entry, DistillRecipe):
         yield "variants", entry.variant
+    elif isinstance(entry, Encoder):
+        for variant in entry.variants:
+            yield "variants", variant
 
 
 def _earlier(variant: Variant) -> tuple[str, ...]:

@@ -20,6 +20,7 @@ from linzoo.plugin import (
     DistillRecipe,
     DistillRun,
     DistillStep,
+    Encoder,
     Entry,
     InitRecipe,
     LoadedTeacher,
@@ -42,7 +43,7 @@ class Registry:
     """Everything that plugins provide; made by :func:`linzoo.registry.build_registry` and not changed after.
 
     Attributes:
-        variants, plans, mixers, inits, distill_recipes, checks: the entries of each kind.
+        variants, plans, mixers, inits, distill_recipes, checks, encoders: the entries of each kind.
         plugins: what became of each plugin, built-ins first, then by name.
     """
 
@@ -61,6 +62,7 @@ class Registry:
         self.inits: Catalog[InitRecipe] = catalogs["inits"]
         self.distill_recipes: Catalog[DistillRecipe] = catalogs["recipes"]
         self.checks: Catalog[Check] = catalogs["checks"]
+        self.encoders: Catalog[Encoder] = catalogs["encoders"]
         self._catalogs = catalogs
         self._manager = manager
         self._notes = tuple(notes)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from linzoo.distillation.run import distill
     from linzoo.init.convert import convert
     from linzoo.registry import build_registry
+    from linzoo.validation.run import validate
 
 _PUBLIC = {
     "Handle": "linzoo.attention.handle",
@@ -25,9 +26,20 @@ _PUBLIC = {
     "distill": "linzoo.distillation.run",
     "inspect": "linzoo.checkpoints.detection",
     "load": "linzoo.attention.handle",
+    "validate": "linzoo.validation.run",
 }
 
-__all__ = ["Handle", "LinzooError", "__version__", "build_registry", "convert", "distill", "inspect", "load"]
+__all__ = [
+    "Handle",
+    "LinzooError",
+    "__version__",
+    "build_registry",
+    "convert",
+    "distill",
+    "inspect",
+    "load",
+    "validate",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -165,22 +165,23 @@ def read_linfusion(checkpoint: str | Path, *, registry: Registry | None = None) 
             f"{opened.path}: a LinFusion checkpoint is a folder, with config.json and {WEIGHTS_NAME} in it, and this is "
             "a file. 'linzoo convert' makes one from a teacher."
         )
-    config = LinFusionConfig.from_folder(opened.path)
-    with torch.device("meta"):
-        linfusion: LinFusion = LinFusion(modules_list=config.to_json()["modules_list"], registry=registry)
-    expected = linfusion.state_dict()
-    _check_tensors(opened, {name: tuple(tensor.shape) for name, tensor in expected.items()})
-    linfusion.load_state_dict({name: _read(opened, name) for name in expected}, strict=True, assign=True)
+    linfusion = announced(LinFusionConfig.from_folder(opened.path), registry)
+    _check_tensors(opened, linfusion)
+    weights = {name: read_tensor(opened, name) for name in linfusion.state_dict()}
+    linfusion.load_state_dict(weights, strict=True, assign=True)
     linfusion.eval()
     return linfusion
 
 
-def _read(checkpoint: Checkpoint, name: str) -> torch.Tensor:
+def read_tensor(checkpoint: Checkpoint, name: str) -> torch.Tensor:
+    """Read one tensor of a checkpoint as it is on disk."""
     info = checkpoint.tensors[name]
     return torch.frombuffer(checkpoint.read_bytes(name), dtype=_DTYPES[info.dtype]).reshape(info.shape)
 
 
-def _check_tensors(checkpoint: Checkpoint, expected: dict[str, tuple[int, ...]]) -> None:
+def tensor_problems(checkpoint: Checkpoint, linfusion: LinFusion) -> dict[str, list[str]]:
+    """The tensors of a file that are not what its config announces, by what is wrong with them."""
+    expected = {name: tuple(tensor.shape) for name, tensor in linfusion.state_dict().items()}
     found = checkpoint.tensors
     there = [name for name in expected if name in found]
     problems = {
@@ -189,10 +190,20 @@ def _check_tensors(checkpoint: Checkpoint, expected: dict[str, tuple[int, ...]])
         "of another shape than config.json says": [n for n in there if found[n].shape != expected[n]],
         "not floating-point numbers": [n for n in there if found[n].dtype not in _DTYPES],
     }
-    for problem, names in problems.items():
-        if names:
-            shown = ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")
-            raise CheckpointError(
-                f"{checkpoint.path}: {len(names)} of {len(expected)} tensors are {problem} ({shown}). The checkpoint "
-                "is damaged, or its config.json belongs to another one; write or download it again."
-            )
+    return {problem: names for problem, names in problems.items() if names}
+
+
+def announced(config: LinFusionConfig, registry: Registry | None) -> LinFusion:
+    """The modules that a checkpoint's config announces, without memory for their weights."""
+    with torch.device("meta"):
+        linfusion: LinFusion = LinFusion(modules_list=config.to_json()["modules_list"], registry=registry)
+    return linfusion
+
+
+def _check_tensors(checkpoint: Checkpoint, linfusion: LinFusion) -> None:
+    for problem, names in tensor_problems(checkpoint, linfusion).items():
+        shown = ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")
+        raise CheckpointError(
+            f"{checkpoint.path}: {len(names)} of {len(linfusion.state_dict())} tensors are {problem} ({shown}). The "
+            "checkpoint is damaged, or its config.json belongs to another one; write or download it again."
+        )

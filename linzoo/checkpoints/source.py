@@ -95,7 +95,7 @@ def open_source(
 
     Args:
         spec: a diffusers pipeline or UNet folder, a ``.safetensors``, ``.ckpt``, ``.pt``, ``.pth`` or ``.bin``
-            file, ``hf://repo[@rev]``, or the name of a teacher that an installed plugin ships.
+            file, ``hf://repo[@rev]``, or the name of a model that an installed plugin ships.
         registry: where names are looked up; built when needed.
         fetch_weights: bring the weights of a Hub repository into the cache; else they stay there and are read over
             the network, which is cheap for headers and slow for much more.
@@ -123,23 +123,26 @@ def open_source(
 
 
 def _registered(name: str, registry: Registry | None) -> Path:
-    """The folder of a teacher that a plugin ships under this name."""
+    """The teacher or LinFusion checkpoint that a plugin ships under this name."""
     if registry is None:
         from linzoo.registry import build_registry
 
         registry = build_registry()
-    teachers = {
-        each: resource for entry in registry.variants for each, resource in entry.value.local_teachers.items()
+    shipped = {
+        each: resource
+        for entry in registry.variants
+        for local in (entry.value.local_teachers, entry.value.local_linfusion)
+        for each, resource in local.items()
     }
-    if name in teachers:
-        return teachers[name].locate()
-    close = difflib.get_close_matches(name, teachers, n=1)
+    if name in shipped:
+        return shipped[name].locate()
+    close = difflib.get_close_matches(name, shipped, n=1)
     raise CheckpointError(
         f"{name}: no such file or folder, and no registered name"
         + (
             f"; did you mean '{close[0]}'?"
             if close
-            else f" (registered: {', '.join(sorted(teachers)) or 'none'})"
+            else f" (registered: {', '.join(sorted(shipped)) or 'none'})"
         )
         + "\n  A model on the Hugging Face Hub is written hf://user/repo or hf://user/repo@revision."
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import sys
 import traceback
 from collections.abc import Iterator
@@ -120,6 +121,16 @@ class Group(click.Group):
 def echo_json(value: Any) -> None:
     """Print a value as indented JSON on stdout."""
     click.echo(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def parse_size(_: click.Context, __: click.Parameter, value: str | None) -> tuple[int, int] | None:
+    """A callback of click: ``768x512``, or ``768`` for a square, as width and height."""
+    if value is None:
+        return None
+    match = re.fullmatch(r"(\d{1,6})(?:x(\d{1,6}))?", value)
+    if match is None:
+        raise click.BadParameter(f"{value!r} is not of the form 768x512, or 768 for a square.")
+    return int(match[1]), int(match[2] or match[1])
 
 
 class Advance(Protocol):

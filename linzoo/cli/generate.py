@@ -4,23 +4,16 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from linzoo.cli.common import Command, State, pass_state, progress
+from linzoo.cli.common import Command, State, parse_size, pass_state, progress
 from linzoo.cli.drawing import open_teacher, sheet_of
 from linzoo.errors import UsageError
-from linzoo.plugin.requests import DType
 
-
-def _parse_size(_: click.Context, __: click.Parameter, value: str | None) -> tuple[int, int] | None:
-    if value is None:
-        return None
-    match = re.fullmatch(r"(\d{1,6})(?:x(\d{1,6}))?", value)
-    if match is None:
-        raise click.BadParameter(f"{value!r} is not of the form 768x512, or 768 for a square.")
-    return int(match[1]), int(match[2] or match[1])
+if TYPE_CHECKING:
+    from linzoo.plugin.requests import DType
 
 
 @click.command(cls=Command)
@@ -31,7 +24,7 @@ def _parse_size(_: click.Context, __: click.Parameter, value: str | None) -> tup
 )
 @click.option("--compare", is_flag=True, help="Draw with the teacher too and write both side by side.")
 @click.option(
-    "--size", metavar="WxH", callback=_parse_size, help="Pixels; without it, what the model was trained at."
+    "--size", metavar="WxH", callback=parse_size, help="Pixels; without it, what the model was trained at."
 )
 @click.option("--steps", type=click.IntRange(min=1), default=25, show_default=True, help="Denoising steps.")
 @click.option(

@@ -17,6 +17,7 @@ from linzoo.cli.plugin_commands import RootGroup
 from linzoo.cli.plugins import plugins
 from linzoo.cli.recipes import recipes
 from linzoo.cli.show import show
+from linzoo.cli.validate import validate
 
 
 @click.group(cls=RootGroup, context_settings={"help_option_names": ["-h", "--help"]})
@@ -43,3 +44,4 @@ main.add_command(list_entries)
 main.add_command(plugins)
 main.add_command(recipes)
 main.add_command(show)
+main.add_command(validate)

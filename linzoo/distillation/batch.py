@@ -44,6 +44,11 @@ class Conditioning:
         ]
         return Conditioning(torch.cat([self.text, other.text]), *rows)
 
+    def to(self, dtype: torch.dtype) -> Conditioning:
+        """The same in another precision; time ids stay whole numbers in float32, as the UNet embeds them."""
+        pooled = None if self.pooled is None else self.pooled.to(dtype)
+        return replace(self, text=self.text.to(dtype), pooled=pooled)
+
     def kwargs(self) -> dict[str, object]:
         """The keyword arguments of the UNet's forward."""
         kwargs: dict[str, object] = {"encoder_hidden_states": self.text}

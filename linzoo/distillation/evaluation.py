@@ -95,13 +95,13 @@ class Evaluator:
     def evaluate(self) -> Evaluation:
         """Measure everything."""
         features: dict[str, list[Tensor]] = {name: [] for name in self._student.layers}
-        row_sums = [0.0]
+        row_sums: dict[str, float] = {}
         outputs = []
         for sample in self._samples:
             with torch.no_grad():
                 with self._student.teacher(), self._student.features() as wanted:
                     self._student.predict(sample.noisy, sample.timesteps, sample.conditioning)
-                with self._student.features() as found, _row_sums(self._student, row_sums):
+                with self._student.features() as found, row_sums_into(row_sums, self._student.layers):
                     output = self._student.predict(sample.noisy, sample.timesteps, sample.conditioning)
             outputs.append(output.cpu())
             for name, errors in features.items():
@@ -112,7 +112,7 @@ class Evaluator:
             deciles=self._by_decile(by_sample),
             guided=self._guided(outputs),
             features={name: _mean(torch.cat(errors)) for name, errors in features.items()},
-            row_sum_error=max(row_sums),
+            row_sum_error=max(row_sums.values()),
         )
 
     def _predict(self, conditioning: str) -> list[Tensor]:
@@ -167,9 +167,14 @@ def _with_noise(batches: Sequence[Batch], noise: Noise, seed: int) -> list[_Samp
 
 
 @contextmanager
-def _row_sums(student: Student, worst: list[float]) -> Iterator[None]:
-    """Append to ``worst`` how far the rows' sums of each attention that is computed in the block are from 1."""
-    hooks = [layer.register_forward_hook(partial(_row_sum, worst)) for layer in student.layers.values()]
+def row_sums_into(worst: dict[str, float], layers: Mapping[str, MountedAttention]) -> Iterator[None]:
+    """Note how far the rows' sums of each linear attention are from 1, by layer, in the forward passes in the block.
+
+    Args:
+        worst: the largest distance so far of each layer; it is brought up to date.
+        layers: the mounted layers by name.
+    """
+    hooks = [layer.register_forward_hook(partial(_row_sum, worst, name)) for name, layer in layers.items()]
     try:
         yield
     finally:
@@ -177,7 +182,9 @@ def _row_sums(student: Student, worst: list[float]) -> Iterator[None]:
             hook.remove()
 
 
-def _row_sum(worst: list[float], layer: MountedAttention, inputs: tuple[Any, ...], _: Tensor) -> None:
+def _row_sum(
+    worst: dict[str, float], name: str, layer: MountedAttention, inputs: tuple[Any, ...], _: Tensor
+) -> None:
     """A forward hook: attention over values of one gives the sums of its weights; not rounded to half precision."""
     x = inputs[0].to(torch.promote_types(inputs[0].dtype, torch.float32))
     hook = layer.to_v.register_forward_hook(_ones)
@@ -186,7 +193,8 @@ def _row_sum(worst: list[float], layer: MountedAttention, inputs: tuple[Any, ...
             sums = layer.mix(x, None)
     finally:
         hook.remove()
-    worst.append(float((sums - 1).abs().max()))
+    distance = float((sums - 1).abs().max())
+    worst[name] = max(worst.get(name, 0.0), distance)
 
 
 def _ones(_: nn.Module, __: tuple[Any, ...], values: Tensor) -> Tensor:

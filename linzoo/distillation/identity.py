@@ -22,6 +22,7 @@ _FREE = (
     "validation.images",
     "validation.image_steps",
     "validation.guidance",
+    "validation.bars",
     "saving",
     "logging",
     "guards",

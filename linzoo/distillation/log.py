@@ -40,7 +40,7 @@ class MetricsLog:
     def write(self, record: Mapping[str, Any]) -> None:
         """Append a line."""
         with explain_os_errors(self._path):
-            self._file.write(json.dumps(_finite(record), ensure_ascii=False).encode() + b"\n")
+            self._file.write(json.dumps(finite(record), ensure_ascii=False).encode() + b"\n")
             self._file.flush()
 
     def position(self) -> int:
@@ -125,11 +125,12 @@ def wanted_trackers(settings: Logging) -> list[str]:
     return names
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
+    """What JSON can hold of a value: numbers that are not finite become None."""
     if isinstance(value, float) and not math.isfinite(value):
         return None
     if isinstance(value, Mapping):
-        return {str(key): _finite(each) for key, each in value.items()}
+        return {str(key): finite(each) for key, each in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(each) for each in value]
+        return [finite(each) for each in value]
     return value

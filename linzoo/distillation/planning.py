@@ -8,6 +8,7 @@ from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from linzoo.attention.fit import misfits
 from linzoo.attention.plan import sites_of
 from linzoo.checkpoints.atomic import require_space
 from linzoo.checkpoints.detection import inspect
@@ -247,19 +248,10 @@ def _check_start(plan: RunPlan) -> None:
 def _check_modules(plan: RunPlan) -> None:
     unet = open_unet(plan.teacher.checkpoint, plan.variant.value)
     shapes = {name: info.shape for name, info in unet.tensors.items()}
-    sites = {site.name: (site.dim, site.heads) for site in sites_of(unet.config, shapes)}
-    for module in plan.config.modules:
-        found = sites.get(module.module_name)
-        if found != (module.dim_n, module.heads):
-            here = (
-                "no such self-attention"
-                if found is None
-                else f"one of width {found[0]} with {found[1]} heads"
-            )
-            raise DistillationError(
-                f"{plan.checkpoint.path} does not fit {plan.teacher.checkpoint.spec}: it replaces"
-                f" '{module.module_name}' of width {module.dim_n} with {module.heads} heads, and the teacher has {here}"
-            )
+    for name, why in misfits(plan.config, sites_of(unet.config, shapes)).items():
+        raise DistillationError(
+            f"{plan.checkpoint.path} does not fit {plan.teacher.checkpoint.spec}: it replaces '{name}'; {why}"
+        )
     if plan.settings.keep_softmax >= len(plan.config.modules):
         raise DistillationError(
             f"keep_softmax {plan.settings.keep_softmax} would leave none of the {len(plan.config.modules)} layers linear"

@@ -300,6 +300,8 @@ class Validation(Section):
     """Sampling steps of those pictures."""
     guidance: Guidance = 7.5
     """Their guidance scale."""
+    bars: dict[str, float] = {}
+    """What ``linzoo validate`` holds the result against, by name of the measure; stronger than the variant's own."""
 
 
 class Saving(Section):

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from linzoo.distillation.errors import DistillationError
 from linzoo.distillation.evaluation import Evaluator
 from linzoo.distillation.student import Student
 
 
-def scores(student: Student, evaluator: Evaluator) -> dict[str, float]:
+def scores(
+    student: Student, evaluator: Evaluator, advance: Callable[[], None] = lambda: None
+) -> dict[str, float]:
     """KD if this layer alone were softmax again, by layer: low where restoring it gains much.
+
+    ``advance`` is called after each layer.
 
     What several layers contribute to KD nearly adds up, so that one pass over the layers is enough (LAPTOP-Diff,
     arXiv 2404.11098, finds the same of pruned layers).
@@ -19,6 +23,7 @@ def scores(student: Student, evaluator: Evaluator) -> dict[str, float]:
     for name in student.layers:
         with student.softmax([name]):
             found[name] = evaluator.kd()
+        advance()
     return found
 
 

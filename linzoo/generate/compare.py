@@ -12,6 +12,7 @@ from linzoo.generate.memory import out_of_memory
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+    from torch import Tensor
 
     from linzoo.attention.handle import Handle
 
@@ -63,6 +64,13 @@ class Pair:
 def draw(
     pipe: Any, prompts: Sequence[str], settings: Settings, on_step: Callable[[int], None] = lambda count: None
 ) -> list[Image]:
+    """Draw one picture for each prompt; see :func:`draw_each`."""
+    return [image for image, _ in draw_each(pipe, prompts, settings, on_step)]
+
+
+def draw_each(
+    pipe: Any, prompts: Sequence[str], settings: Settings, on_step: Callable[[int], None] = lambda count: None
+) -> Iterator[tuple[Image, Tensor]]:
     """Draw one picture for each prompt; the noise of a picture depends on its seed alone, not on the batch.
 
     Args:
@@ -71,6 +79,9 @@ def draw(
         settings: how.
         on_step: called after each denoising step with the number of pictures that it brought forward.
 
+    Yields:
+        Each picture, and the latents, (4, height / 8, width / 8) as the UNet knows them, that it was decoded from.
+
     Raises:
         LinzooError: there is not enough memory for pictures of this size.
     """
@@ -78,12 +89,12 @@ def draw(
 
     width, height = settings.size or (None, None)
     pipe.set_progress_bar_config(disable=True)
-    images: list[Image] = []
     seeds = settings.seeds(len(prompts))
     for start in range(0, len(prompts), settings.batch):
         batch = list(prompts[start : start + settings.batch])
+        steps = _Steps(on_step, len(batch))
         with _explain_memory(pipe, settings):
-            images += pipe(
+            images = pipe(
                 prompt=batch,
                 negative_prompt=None if settings.negative is None else [settings.negative] * len(batch),
                 width=width,
@@ -93,9 +104,9 @@ def draw(
                 generator=[
                     torch.Generator("cpu").manual_seed(seed) for seed in seeds[start : start + len(batch)]
                 ],
-                callback_on_step_end=_counting(on_step, len(batch)),
+                callback_on_step_end=steps,
             ).images
-    return images
+        yield from zip(images, steps.latents, strict=True)
 
 
 def compare(
@@ -126,9 +137,16 @@ def _explain_memory(pipe: Any, settings: Settings) -> Iterator[None]:
         ) from error
 
 
-def _counting(on_step: Callable[[int], None], pictures: int) -> Callable[..., dict[str, Any]]:
-    def on_step_end(pipe: Any, step: int, timestep: Any, values: dict[str, Any]) -> dict[str, Any]:  # noqa: ARG001
-        on_step(pictures)
-        return values
+class _Steps:
+    """What a pipeline calls after each step; it counts them and keeps the latents of the last."""
 
-    return on_step_end
+    latents: Tensor
+
+    def __init__(self, on_step: Callable[[int], None], pictures: int) -> None:
+        self._on_step = on_step
+        self._pictures = pictures
+
+    def __call__(self, pipe: Any, step: int, timestep: Any, values: dict[str, Any]) -> dict[str, Any]:  # noqa: ARG002
+        self.latents = values["latents"]
+        self._on_step(self._pictures)
+        return values

@@ -86,6 +86,7 @@ class Variant(Entry):
         conditioning: what the UNet call needs besides the latents and the timestep.
         teachers: Hub ids of models that are known to be of this variant.
         local_teachers: models that ship inside an installed package, by the name that SOURCE may give.
+        local_linfusion: LinFusion checkpoints that ship inside an installed package, by the name that CHECKPOINT may give.
         linfusion: Hub ids of published LinFusion weights, by the teacher that they were distilled from.
         default_plan: id of the attention plan used when none is named.
         default_init: id of the init recipe used when none is named.
@@ -106,6 +107,7 @@ class Variant(Entry):
     conditioning: Conditioning = "text"
     teachers: tuple[str, ...] = ()
     local_teachers: Mapping[str, Resource] = field(default_factory=FrozenMap)
+    local_linfusion: Mapping[str, Resource] = field(default_factory=FrozenMap)
     linfusion: Mapping[str, str] = field(default_factory=FrozenMap)
     default_plan: str
     default_init: str = "teacher"
@@ -126,8 +128,9 @@ class Variant(Entry):
                 f"got {', '.join(self.native_size) or 'none'}"
             )
         check_positive("Variant.native_size", *self.native_size.values())
-        for name in self.local_teachers:
-            check_id("Variant.local_teachers", name)
+        for field_name in ("local_teachers", "local_linfusion"):
+            for name in getattr(self, field_name):
+                check_id(f"Variant.{field_name}", name)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -242,17 +245,21 @@ class Check(Entry):
 
     Attributes:
         run: a function ``(CheckRequest) -> iterable of Measure``.
+        measures: the names of the measures that it gives, every one each time; empty for one of the check's own id.
         suites: the suites that it is part of. ``quick`` is part of every suite, and ``full`` has all checks.
         gate: nothing after it makes sense where one of its bars falls: the validation ends there. Gates come first.
     """
 
     run: LazyRef
+    measures: tuple[str, ...] = ()
     suites: tuple[Literal["quick", "quality", "speed", "full"], ...] = ("quick",)
     gate: bool = False
 
     def __post_init__(self) -> None:
         Entry.__post_init__(self)
         check_filled("Check.suites", self.suites)
+        for name in self.measures:
+            check_id("Check.measures", name)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

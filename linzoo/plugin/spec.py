@@ -20,6 +20,7 @@ _PLAIN = (type(None), bool, int, float, str)
 _WORDS: dict[Any, str] = {
     str: "a string",
     int: "a whole number",
+    float: "a number",
     bool: "True or False",
     type(None): "None",
     Any: "plain data",
@@ -145,6 +146,8 @@ def _fits(value: Any, hint: Any) -> bool:
         return any(_fits(value, each) for each in typing.get_args(hint))
     if origin is Literal:
         return type(value) is str and value in typing.get_args(hint)
+    if hint is float:
+        return type(value) in (int, float)
     if hint in (
         bool,
         int,

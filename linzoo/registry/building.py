@@ -33,6 +33,7 @@ BUILTINS = (
     "linzoo_sd21",
     "linzoo_sdxl",
     "linzoo_mixers",
+    "linzoo_checks",
     "linzoo_mini",
     "linzoo.checkpoints.teacher",
 )

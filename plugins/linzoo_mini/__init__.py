@@ -8,7 +8,9 @@ from linzoo.plugin import (
     AttentionPlan,
     AttentionRule,
     DistillRecipe,
+    Encoder,
     Fingerprint,
+    LazyRef,
     Resource,
     Variant,
     hookimpl,
@@ -88,4 +90,17 @@ def linzoo_distill_recipes() -> Iterator[DistillRecipe]:
         summary="The published losses and schedule from a random start; for comparison.",
         variant="mini",
         document=Resource("linzoo_recipes", "mini/official-mini.yaml"),
+    )
+
+
+@hookimpl
+def linzoo_encoders() -> Iterator[Encoder]:
+    """A small CLIP that was trained on the same emoji and captions."""
+    yield Encoder(
+        id="mini-clip",
+        summary="mini's own CLIP, of emoji; ships with linzoo.",
+        kind="image-text",
+        build=LazyRef("linzoo.validation.encoders.clip:mini_clip"),
+        license="apache-2.0",
+        variants=("mini",),
     )

@@ -31,7 +31,8 @@ def test_list_has_a_line_for_every_entry(site: Site) -> None:
     assert "A family of its own." in kolors
 
 
-def test_list_without_a_kind_lists_all(site: Site) -> None:
+def test_list_without_a_kind_lists_all(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LINZOO_DISABLE_PLUGINS", "linzoo_checks")
     out = linzoo("list").stdout
     assert [line[:-1] for line in out.splitlines() if line.endswith(":")] == list(KIND_NAMES)
     assert "no checks" in out

@@ -115,9 +115,11 @@ def test_rows_of_the_attention_sum_to_one_but_for_eps(dtype: torch.dtype) -> Non
 
 def test_the_worst_row_counts() -> None:
     layer = SimpleNamespace(to_v=torch.nn.Identity(), mix=lambda x, _: x * layer.to_v(x))
-    worst: list[float] = []
-    _row_sum(worst, layer, (torch.tensor([1.0, 1.5, 0.25]),), torch.empty(0))
-    assert worst == [0.75]
+    worst: dict[str, float] = {}
+    _row_sum(worst, "layer", layer, (torch.tensor([1.0, 1.5, 0.25]),), torch.empty(0))
+    assert worst == {"layer": 0.75}
+    _row_sum(worst, "layer", layer, (torch.tensor([1.0, 1.1]),), torch.empty(0))
+    assert worst == {"layer": 0.75}
 
 
 def test_features_that_eps_drowns_are_told() -> None:

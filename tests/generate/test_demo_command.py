@@ -14,7 +14,6 @@ import linzoo
 from linzoo.cli import demo
 from linzoo.cli.common import State
 from linzoo.cli.main import main
-from linzoo.plugin import Resource
 from linzoo.registry import Registry
 
 PROMPTS = ["a cat", "a dog", "an apple"]
@@ -26,22 +25,25 @@ def state(zoo: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Sta
     (tmp_path / "linzoo_prompts" / "prompts.json").write_text(json.dumps(PROMPTS))
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(demo, "SOURCE", "tiny")
-    monkeypatch.setattr(demo, "PROMPTS", Resource("linzoo_prompts", "prompts.json"))
+    monkeypatch.setattr(demo, "DISTILLED", str(tmp_path / "out" / "converted"))
+    monkeypatch.setattr(demo, "IMAGES", 2)
+    monkeypatch.setattr(demo, "PROMPTS", ("linzoo_prompts", "prompts.json"))
     state = State()
     state.__dict__["registry"] = zoo
     return state
 
 
-def test_leaves_a_checkpoint_and_a_contact_sheet_and_names_each_command(state: State, tmp_path: Path) -> None:
+def test_leaves_a_checkpoint_a_contact_sheet_and_a_report_and_names_each_command(state: State, tmp_path: Path) -> None:
     out = tmp_path / "out"
     for _ in range(2):  # again over its own result
         result = CliRunner().invoke(main, ["demo", "--out", str(out), "--steps", "2"], obj=state)
         assert result.exit_code == 0, result.output
-    assert result.stdout == f"{out / 'contact-sheet.html'}\n"
+    assert result.stdout.endswith(f"{out / 'contact-sheet.html'}\n{out / 'report' / 'report.html'}\n")
     for command in (
         "$ linzoo inspect tiny",
-        f"$ linzoo convert tiny {out / 'mini-linfusion'}",
-        f'$ linzoo generate tiny "a cat" --linfusion {out / "mini-linfusion"} --compare',
+        f"$ linzoo convert tiny {out / 'converted'}",
+        f"$ linzoo validate {out / 'converted'} --teacher tiny --suite quality",
+        f'$ linzoo generate tiny "a cat" --linfusion {out / "converted"} --compare',
     ):
         assert command in result.stderr
     page = (out / "contact-sheet.html").read_text()
@@ -52,8 +54,10 @@ def test_leaves_a_checkpoint_and_a_contact_sheet_and_names_each_command(state: S
     assert sorted(each.name for each in out.iterdir()) == [
         "contact-sheet.html",
         "contact-sheet.png",
-        "mini-linfusion",
+        "converted",
+        "report",
     ]
+    assert json.loads((out / "report" / "report.json").read_text())["suite"] == "quality"
 
 
 def test_its_checkpoint_starts_from_the_teacher(state: State, tmp_path: Path, zoo: Registry) -> None:
@@ -63,7 +67,7 @@ def test_its_checkpoint_starts_from_the_teacher(state: State, tmp_path: Path, zo
         main, ["demo", "-q", "--out", str(tmp_path / "out"), "--steps", "1"], obj=state
     )
     assert (result.exit_code, result.stderr) == (0, "")
-    folder = tmp_path / "out" / "mini-linfusion"
+    folder = tmp_path / "out" / "converted"
     unet = tiny_unet()
     handle = linzoo.load(unet, folder, registry=zoo)
     assert all(len(layer.teacher) == 0 for layer in handle.modules.values())

@@ -1,4 +1,4 @@
-"""What is shipped: a diffusers folder, the same as one LDM-layout file, and a UNet-only file."""
+"""What is shipped: a diffusers folder, the same as one LDM-layout file, a UNet-only file, an image-text encoder."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import pytest
 import torch
 from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
 from linzoo_recipes.mini import export, models, record
+from linzoo_recipes.mini.clip_model import clip
 from linzoo_recipes.mini.files import write_json
 from linzoo_recipes.mini.sheet import draw, save_sheet
 from linzoo_recipes.mini.tokenizer import train_tokenizer
@@ -28,14 +29,18 @@ def shipped(tmp_path_factory: pytest.TempPathFactory) -> Path:
         lines = [{"step": step, "loss": 1 / step, "seconds_per_step": 0.5} for step in range(1, 251)]
         (out / stage / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     write_json(out / "vae" / "report.json", {"psnr_db": 30.0, "scaling_factor": 0.5})
+    recall = {"recall_at_1": 0.125, "recall_at_5": 0.5, "style": 0.75, "core_name": 1.0}
+    measured = {"pictures": 8, "candidates": 20, "core_pictures": 4, **recall}
+    write_json(out / "clip" / "report.json", {"originals": measured, "reconstructions": measured})
     (out / "data").mkdir()
     write_json(out / "data" / "pictures.json", [{"name": "red apple", "style": "3d"}])
     torch.manual_seed(0)
     models.vae().save_pretrained(out / "vae" / "model")
     vae = AutoencoderKL.from_pretrained(out / "vae" / "model")
     vae.register_to_config(scaling_factor=0.5)
+    encoder = clip(len(tokenizer), tokenizer.bos_token_id, tokenizer.eos_token_id)
     teacher, finetuned = fresh_teacher(tokenizer, 0), fresh_teacher(tokenizer, 1)
-    record.export(out, out / "weights", vae, teacher, finetuned, tokenizer)
+    record.export(out, out / "weights", vae, teacher, finetuned, encoder, tokenizer)
     return out / "weights"
 
 
@@ -122,20 +127,39 @@ def test_exporting_again_gives_the_same_bytes(shipped: Path, tmp_path: Path) -> 
     assert (tmp_path / "again.safetensors").read_bytes() == (shipped / record.SINGLE_FILE).read_bytes()
 
 
-def test_all_weights_together_stay_under_24_megabytes() -> None:
-    parts = {"unet": models.unet(), "vae": models.vae(), "text": models.text_encoder(2048, 2046, 2047)}
+def test_the_image_text_encoder_is_shipped_whole_and_in_half_precision(shipped: Path) -> None:
+    tensors = load_file(shipped / record.CLIP / "model.safetensors")
+    assert {value.dtype for value in tensors.values()} == {torch.float16}
+    assert {name.split(".")[0] for name in tensors} == {
+        "logit_scale",
+        "text_model",
+        "text_projection",
+        "vision_model",
+        "visual_projection",
+    }
+
+
+def test_all_weights_together_stay_under_27_megabytes() -> None:
+    special = (2048, 2046, 2047)
+    parts = {
+        "unet": models.unet(),
+        "vae": models.vae(),
+        "text": models.text_encoder(*special),
+        "clip": clip(*special),
+    }
     count = {name: sum(value.numel() for value in part.state_dict().values()) for name, part in parts.items()}
-    assert 2 * (3 * count["unet"] + 2 * (count["vae"] + count["text"])) < 23.5e6
+    assert 2 * (3 * count["unet"] + 2 * (count["vae"] + count["text"]) + count["clip"]) < 26.5e6
 
 
 def test_the_record_has_figures_and_a_thinned_log(shipped: Path) -> None:
     rows = (shipped / "losses.csv").read_text().splitlines()
     assert rows[0] == "stage,step,loss,seconds_per_step"
-    assert 3 * 100 <= len(rows) <= 3 * 130
-    assert rows[-1].startswith("finetune,250,")
+    assert 4 * 100 <= len(rows) <= 4 * 130
+    assert rows[-1].startswith("clip,250,")
     text = (shipped / "TRAINING.md").read_text()
     assert "30.00 dB" in text
     assert "| unet | 250 | 0.500 | 2 |" in text
+    assert "8 held-out originals: own caption first among 20 12.5%, among the first five 50.0%" in text
     assert (shipped / "ART-LICENSES.md").exists()
 
 

@@ -25,6 +25,11 @@ DANGLING = {
         "DistillRecipe(id='r', variant='nowhere', document=Resource('a', 'b'))",
         "distill recipe 'r' names the variant 'nowhere'",
     ),
+    "encoder-variant": (
+        "linzoo_encoders",
+        "Encoder(id='e', kind='image', build=LazyRef('a:b'), license='mit', variants=('nowhere',))",
+        "encoder 'e' names the variant 'nowhere'",
+    ),
     "variant-refines": (
         "linzoo_variants",
         variant("v", refines="nowhere"),

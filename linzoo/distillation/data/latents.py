@@ -69,7 +69,7 @@ class LatentData:
         self._unconditional = texts.tensors(UNCONDITIONAL)
         self.notes = (*notes, *manifest.notes)
         rows = sorted(manifest.rows, key=lambda row: (row.item, row.caption))  # whatever files are called
-        ranked = sorted({row.item for row in rows}, key=lambda item: fingerprint("held out", item))
+        ranked = sorted({row.item for row in rows}, key=held_out_rank)
         measured: dict[str, int | None] = dict.fromkeys(ranked[:held_out])
         self.samples: list[Sample] = []
         self._training: dict[tuple[int, Size], list[int]] = defaultdict(list)
@@ -139,6 +139,11 @@ class LatentData:
         for _, indices in sorted(by_size.items()):
             for start in range(0, len(indices), micro):
                 yield self.load(indices[start : start + micro], device)
+
+
+def held_out_rank(item: str) -> str:
+    """What items are sorted by to choose those that are kept from training: the first of them are."""
+    return fingerprint("held out", item)
 
 
 def _stacked(rows: Sequence[Tensor], device: torch.device | str) -> Tensor:

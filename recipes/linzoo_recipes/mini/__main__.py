@@ -8,12 +8,12 @@ import click
 
 from linzoo.errors import LinzooError
 
-STEPS = ("all", "fetch", "render", "vae", "unet", "finetune", "export", "sheet")
+STEPS = ("all", "fetch", "render", "vae", "unet", "finetune", "clip", "export", "sheet")
 
 
 @click.command()
 @click.argument("step", type=click.Choice(STEPS), default="all")
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="Working folder; about 600 MB.")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Working folder; about 1 GB.")
 @click.option(
     "--weights", type=click.Path(path_type=Path), help="Where the shipped files go  [default: OUT/weights]"
 )

@@ -6,13 +6,15 @@ import csv
 import json
 import shutil
 import statistics
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
-from transformers import CLIPTokenizer
+from transformers import CLIPModel, CLIPTokenizer
 
 from .captions import caption
+from .clip_export import export_clip
 from .export import export_folder, export_single_file, export_unet_file, pipeline
 from .files import replacing
 from .loop import read_log
@@ -20,8 +22,9 @@ from .render import STYLES
 from .sheet import draw, save_sheet
 from .train_unet import Teacher
 
-STAGES = ("vae", "unet", "finetune")
+STAGES = ("vae", "unet", "finetune", "clip")
 TEACHER, SINGLE_FILE, FINETUNE_FILE = "teacher", "mini-v1.safetensors", "mini-3d.safetensors"
+CLIP = "clip"
 COMMAND = "python -m linzoo_recipes.mini all --out DIR --weights plugins/linzoo_mini/weights"
 CONCEPTS = (
     "red apple",
@@ -50,13 +53,15 @@ def export(
     vae: AutoencoderKL,
     teacher: Teacher,
     finetuned: Teacher,
+    clip: CLIPModel,
     tokenizer: CLIPTokenizer,
 ) -> None:
-    """Write the teacher folder, both single files, the licences, the loss log and the training record."""
+    """Write the teacher folder, both single files, the image-text encoder, licences, loss log and training record."""
     weights.mkdir(parents=True, exist_ok=True)
     export_folder(pipeline(teacher, vae, tokenizer), out / "tokenizer", weights / TEACHER)
     export_single_file(weights / TEACHER, weights / SINGLE_FILE)
     export_unet_file(finetuned.unet, weights / FINETUNE_FILE)
+    export_clip(clip, out / "tokenizer", weights / CLIP)
     shutil.copyfile(Path(__file__).with_name("ART-LICENSES.md"), weights / "ART-LICENSES.md")
     _write_losses(out, weights / "losses.csv")
     with replacing(weights / "TRAINING.md") as path:
@@ -92,6 +97,7 @@ def _write_losses(out: Path, path: Path) -> None:
 
 
 def _training_record(out: Path) -> str:
+    clip = json.loads((out / "clip" / "report.json").read_text(encoding="utf-8"))
     report = json.loads((out / "vae" / "report.json").read_text(encoding="utf-8"))
     pictures = json.loads((out / "data" / "pictures.json").read_text(encoding="utf-8"))
     lines = [
@@ -114,7 +120,16 @@ def _training_record(out: Path) -> str:
         "",
         f"Autoencoder: reconstruction {report['psnr_db']:.2f} dB (mean PSNR over every 8th training picture), "
         f"scaling factor {report['scaling_factor']:.5f}.",
+        *(_recall(what, clip[what]) for what in ("originals", "reconstructions")),
         f"Machine: torch {torch.__version__}, {torch.get_num_threads()} thread(s), float32.",
         "",
     ]
     return "\n".join(lines)
+
+
+def _recall(what: str, found: Mapping[str, float]) -> str:
+    return (
+        f"Image-text encoder, {found['pictures']} held-out {what}: own caption first among {found['candidates']} "
+        f"{found['recall_at_1']:.1%}, among the first five {found['recall_at_5']:.1%}, style {found['style']:.1%}, "
+        f"name among the core's {found['core_name']:.1%} ({found['core_pictures']} pictures)."
+    )

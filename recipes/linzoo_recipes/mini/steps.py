@@ -10,12 +10,14 @@ from pathlib import Path
 import numpy as np
 import torch
 from diffusers import AutoencoderKL
-from transformers import CLIPTokenizer
+from transformers import CLIPModel, CLIPTokenizer
 
 from . import fetch, models, record
 from . import render as rendering
 from .captions import caption
+from .clip_data import reconstruct
 from .tokenizer import load_tokenizer, train_tokenizer
+from .train_clip import train_clip
 from .train_unet import Teacher, all_styles, finetune, one_style, train_unet
 from .train_vae import train_vae
 
@@ -36,6 +38,7 @@ class Recipe:
             "vae": self.train_vae,
             "unet": self.train_unet,
             "finetune": self.finetune,
+            "clip": self.train_clip,
             "export": self.export,
             "sheet": self.sheet,
         }
@@ -63,10 +66,17 @@ class Recipe:
         data = one_style(self.pictures, self.latents, self.tokenizer)
         return finetune(self.train_unet(), data, self.out / "finetune", self.device)
 
+    def train_clip(self) -> CLIPModel:
+        """Train the image-text encoder and measure it."""
+        path = self.out / "clip" / "reconstructions.npy"
+        soft = reconstruct(self.train_vae(), self.pictures.pixels, path, self.device)
+        return train_clip(self.pictures, soft, self.tokenizer, self.out / "clip", self.device)
+
     def export(self) -> None:
         """Write the shipped weights, the licences of the pictures and the training record."""
         vae = self.train_vae()
-        record.export(self.out, self.weights, vae, self.train_unet(), self.finetune(), self.tokenizer)
+        teachers = self.train_unet(), self.finetune()
+        record.export(self.out, self.weights, vae, *teachers, self.train_clip(), self.tokenizer)
 
     def sheet(self) -> None:
         """Draw the sample sheet with the shipped weights."""

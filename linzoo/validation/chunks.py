@@ -1,0 +1,73 @@
+"""Tensors of many items on disk, a chunk of items a file: what is there need not be made again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+from linzoo.generate.output import write_bytes
+
+CHUNK = 16
+"""Items a file. It does not depend on how many are computed at once, so that a run may go on with another batch."""
+
+
+class Chunks:
+    """Items in files of :data:`CHUNK` each; a file is there whole or not at all, so that no item ever counts twice.
+
+    Args:
+        folder: where the files are.
+        count: how many items there are.
+        names: the tensors that each file holds, a row an item.
+    """
+
+    def __init__(self, folder: Path, count: int, names: Sequence[str]) -> None:
+        self._folder = folder
+        self._count = count
+        self._names = tuple(names)
+
+    def all(self) -> list[range]:
+        """The items of each file."""
+        return [range(start, min(start + CHUNK, self._count)) for start in range(0, self._count, CHUNK)]
+
+    def has(self, items: range) -> bool:
+        """Whether the file of some items is there, and whole."""
+        return self._load(items) is not None
+
+    def write(self, items: range, tensors: Mapping[str, Tensor]) -> None:
+        """Write the file of some items.
+
+        Raises:
+            CheckpointError: the place cannot be written or the disk is full.
+        """
+        rows = {name: tensors[name].detach().cpu().contiguous() for name in self._names}
+        write_bytes(self._path(items), save(rows))
+
+    def read(self, name: str, most: int | None = None) -> Tensor:
+        """A tensor of all items, or of the first ``most``, one after the other.
+
+        Raises:
+            KeyError: a file that it takes is not there.
+        """
+        parts = []
+        for items in self.all()[: None if most is None else -(-most // CHUNK)]:
+            loaded = self._load(items)
+            if loaded is None:
+                raise KeyError(f"{self._path(items)} is missing")
+            parts.append(loaded[name])
+        return torch.cat(parts)[:most]
+
+    def _path(self, items: range) -> Path:
+        return self._folder / f"items-{items.start:06d}.safetensors"
+
+    def _load(self, items: range) -> dict[str, Tensor] | None:
+        try:
+            loaded = load_file(self._path(items))
+        except (OSError, SafetensorError):
+            return None
+        whole = all(name in loaded and len(loaded[name]) == len(items) for name in self._names)
+        return loaded if whole else None

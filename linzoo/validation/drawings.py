@@ -1,0 +1,120 @@
+"""The same prompts drawn by teacher and student from the same noise, kept on disk: pictures and their latents."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+
+from linzoo.checkpoints.atomic import require_space
+from linzoo.distillation.processes import Processes
+from linzoo.distillation.progress import Progress
+from linzoo.generate.compare import Settings, draw_each
+from linzoo.generate.output import write_image
+from linzoo.validation.chunks import Chunks
+
+Who = Literal["teacher", "student"]
+
+FACTORS = (1.0, 1.5, 2.0, 4.0)
+"""What the sides of the sizes are that ``resolution`` looks at, in multiples of the size that is validated."""
+LARGE = 2
+"""Pictures that it looks at of each size: at four times the side one takes sixteen times as long."""
+
+_NEEDED = 2
+"""Bytes of disk a pixel, at most: a PNG of 24 bits and its latents; drawn pictures shrink to about half of that."""
+
+
+@dataclass(frozen=True)
+class Drawings:
+    """What one of the two has drawn.
+
+    Attributes:
+        who: the teacher or the student.
+        key: tells the model and how it drew from any other; in the name of its folder, so that nothing is ever mixed.
+        folder: of the report.
+        prompts: what is drawn.
+        settings: how; its size is given.
+    """
+
+    who: Who
+    key: str
+    folder: Path
+    prompts: tuple[str, ...]
+    settings: Settings
+
+    def draw(self, pipe: Any, processes: Processes, progress: Progress) -> None:
+        """Draw what is missing, every process its part.
+
+        Raises:
+            CheckpointError: the folder cannot be written, or the disk has too little room.
+            LinzooError: there is not enough memory.
+        """
+        missing = self._missing()
+        width, height = self.settings.size or (0, 0)
+        require_space(self.folder, sum(map(len, missing)) * width * height * _NEEDED)
+        processes.wait()  # all have looked at the same files before one writes
+        mine = missing[processes.rank :: processes.count]
+        done = len(self.prompts) - sum(map(len, missing))
+        with progress.task(f"{self.who} draws", done + sum(map(len, mine)), done) as told:
+            for items in mine:
+                self._draw(pipe, items)
+                told(len(items), {})
+        processes.wait()
+
+    def _draw(self, pipe: Any, items: range) -> None:
+        settings = replace(self.settings, seed=self.settings.seed + items.start)
+        drawn = draw_each(pipe, self.prompts[items.start : items.stop], settings)
+        latents = []
+        for index, (image, latent) in zip(items, drawn, strict=True):
+            write_image(self.folder / self.picture(index), image)
+            latents.append(latent.float())
+        self._chunks.write(items, {"latents": torch.stack(latents)})
+
+    def picture(self, index: int) -> str:
+        """Where a picture is, relative to the report's folder."""
+        return f"{self._place}/{index:06d}.png"
+
+    def latents(self, most: int | None = None) -> Tensor:
+        """The latents of all pictures, or of the first ``most``, float32 (N, 4, height / 8, width / 8)."""
+        return self._chunks.read("latents", most)
+
+    def pixels(self, items: Sequence[int]) -> Tensor:
+        """Some of the pictures, uint8 (N, 3, height, width)."""
+        return torch.stack([read_pixels(self.folder / self.picture(index)) for index in items])
+
+    @property
+    def _place(self) -> str:
+        return f"pictures/{self.who}-{self.key[:12]}"
+
+    @property
+    def _chunks(self) -> Chunks:
+        return Chunks(self.folder / self._place, len(self.prompts), ["latents"])
+
+    def _missing(self) -> list[range]:
+        """What is not there: a file of latents, or a picture of it."""
+        return [
+            items
+            for items in self._chunks.all()
+            if not self._chunks.has(items)
+            or not all((self.folder / self.picture(index)).is_file() for index in items)
+        ]
+
+
+def read_pixels(path: Path) -> Tensor:
+    """A picture, uint8 (3, height, width).
+
+    Raises:
+        OSError: it cannot be read, or is none.
+    """
+    try:
+        with Image.open(path) as image:
+            array = np.array(image.convert("RGB"))
+    except UnidentifiedImageError as error:
+        raise OSError(str(error)) from error
+    return torch.from_numpy(array).permute(2, 0, 1)

@@ -1,0 +1,46 @@
+"""Pictures in the form that a network was trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+def resize(pixels: Tensor, height: int, width: int) -> Tensor:
+    """Scale pictures as Pillow does: bicubic, over as many pixels as shrinking takes, rounded to whole levels.
+
+    Args:
+        pixels: uint8 (B, 3, H, W).
+        height: wanted, in pixels.
+        width: wanted; proportions are not kept.
+
+    Returns:
+        uint8 (B, 3, height, width).
+    """
+    if pixels.shape[-2:] == (height, width):
+        return pixels
+    scaled = F.interpolate(
+        pixels.float(), (height, width), mode="bicubic", antialias=True, align_corners=False
+    )
+    return scaled.round().clamp(0, 255).to(torch.uint8)
+
+
+def resize_and_crop(pixels: Tensor, side: int) -> Tensor:
+    """Scale pictures so that their shorter side is ``side``, and keep the square in their middle, uint8 (B, 3, side, side)."""
+    height, width = pixels.shape[-2:]
+    shorter = min(height, width)
+    scaled = resize(pixels, height * side // shorter, width * side // shorter)
+    top, left = ((length - side) // 2 for length in scaled.shape[-2:])
+    return scaled[..., top : top + side, left : left + side]
+
+
+def normalise(pixels: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """Map levels 0 to 255 to 0 to 1, take each channel's mean away and divide by its deviation; float32."""
+    x = pixels.float() / 255
+    return (x - x.new_tensor(mean)[:, None, None]) / x.new_tensor(std)[:, None, None]

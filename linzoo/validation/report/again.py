@@ -1,0 +1,39 @@
+"""The line for a shell that does a validation again."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from typing import Any
+
+_OPTIONS = {
+    "preset": "preset",
+    "prompts": "prompts_file",
+    "images": "images",
+    "steps": "steps",
+    "guidance": "guidance",
+    "seed": "seed",
+    "real": "real",
+}
+"""Options of ``linzoo validate``, and the settings of ``report.json`` that they come from."""
+
+
+def command_of(document: Mapping[str, Any]) -> str:
+    """The command, with what was decided then, so that later defaults do not change it.
+
+    Args:
+        document: what ``report.json`` holds.
+    """
+    words = ["linzoo", "validate", document["checkpoint"]["spec"], "--teacher", document["teacher"]["spec"]]
+    width, height = document["size"]
+    words += ["--suite", document["suite"], "--size", f"{width}x{height}"]
+    settings = document.get("settings", {})
+    for option, name in _OPTIONS.items():
+        if settings.get(name) is not None:
+            words += [f"--{option}", str(settings[name])]
+    for encoder in settings.get("encoders", ()):
+        words += ["--encoder", encoder]
+    for measure in document["measures"]:
+        if measure["bar_from"] == "--bar":
+            words += ["--bar", f"{measure['name']}={measure['bar']}"]
+    return shlex.join(words)

@@ -1,0 +1,191 @@
+"""What the encoders see in the drawn pictures, in real ones and in the prompts; kept on disk as it is computed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812
+
+from linzoo.distillation.data.items import file_stamp, fingerprint
+from linzoo.errors import UsageError
+from linzoo.generate.output import FORMATS
+from linzoo.validation.chunks import Chunks
+from linzoo.validation.drawings import Who, read_pixels
+from linzoo.validation.encoders.choosing import Choice, choose
+
+if TYPE_CHECKING:
+    from linzoo.validation.subject import Subject
+
+_ROWS = "rows"
+
+
+@dataclass(frozen=True)
+class _Look:
+    """Something that an encoder looks at.
+
+    Attributes:
+        chunks: where what it sees is kept.
+        see: what it sees in some of the items: given the encoder and their numbers, a row an item.
+    """
+
+    chunks: Chunks
+    see: Callable[[Any, range], Tensor]
+
+
+@dataclass(frozen=True)
+class Sights:
+    """The chosen encoders, one of a kind at most, and what they see.
+
+    Attributes:
+        subject: whose pictures they look at.
+        choice: the encoders, and why there is none of the other kinds.
+    """
+
+    subject: Subject
+    choice: Choice
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What is downloaded, and what is skipped."""
+        return self.choice.notes
+
+    def announce(self) -> None:
+        """Tell people what will be downloaded and what is skipped, before it starts."""
+        for note in self.notes:
+            self.subject.progress.say(f"note: {note}")
+
+    def has(self, kind: str) -> bool:
+        """Whether there is an encoder of this kind."""
+        return kind in self.choice.encoders
+
+    def name(self, kind: str) -> str:
+        """Its id."""
+        return self.choice.encoders[kind].value.id
+
+    def why(self, kind: str) -> str:
+        """Why there is none of this kind."""
+        return self.choice.missing[kind]
+
+    def look(self) -> None:
+        """Let every encoder look at what it has not looked at, every process its part."""
+        processes = self.subject.processes
+        for kind, encoder in self.choice.encoders.items():
+            looks = self._looks(kind)
+            missing = {
+                name: [items for items in look.chunks.all() if not look.chunks.has(items)]
+                for name, look in looks.items()
+            }
+            processes.wait()  # all have looked at the same files before one writes
+            if any(missing.values()):
+                built = encoder.value.build.load()(self.subject.device)
+                for name, look in looks.items():
+                    self._look(built, f"{self.name(kind)}, {name}", look, missing[name])
+            processes.wait()
+
+    def features(self, kind: str, who: str) -> Tensor:
+        """What the encoder of this kind sees in somebody's pictures, float32 (N, D)."""
+        return self._read(kind, who)
+
+    def texts(self) -> Tensor | None:
+        """What the image-text encoder makes of the prompts, float32 (N, D); None where there is none."""
+        return self._read("image-text", "prompts") if self.has("image-text") else None
+
+    def distances(self) -> Tensor | None:
+        """How far the student's pictures are from the teacher's, (N,); None where there is no encoder for it."""
+        return self._read("distance", "pairs") if self.has("distance") else None
+
+    def _read(self, kind: str, name: str) -> Tensor:
+        return self._looks(kind)[name].chunks.read(_ROWS)
+
+    def _look(self, built: Any, title: str, look: _Look, missing: Sequence[range]) -> None:
+        processes = self.subject.processes
+        mine = missing[processes.rank :: processes.count]
+        with self.subject.progress.task(title, sum(map(len, mine))) as told:
+            for items in mine:
+                with torch.no_grad():
+                    look.chunks.write(items, {_ROWS: look.see(built, items).float()})
+                told(len(items), {})
+
+    def _looks(self, kind: str) -> dict[str, _Look]:
+        """Everything that the encoder of a kind looks at, by name."""
+        prompts = self.subject.settings.prompts
+        both: tuple[Who, ...] = ("teacher", "student")
+        if kind == "distance":
+            key = fingerprint(*(self.subject.drawings(who).key for who in both))
+            return {"pairs": _Look(self._chunks(kind, "pairs", key, len(prompts)), self._distance)}
+        looks = {
+            who: _Look(
+                self._chunks(kind, who, self.subject.drawings(who).key, len(prompts)),
+                partial(self._features, self._drawn(who)),
+            )
+            for who in both
+        }
+        if self._real:
+            key = fingerprint([file_stamp(path) for path in self._real])
+            chunks = self._chunks(kind, "real", key, len(self._real))
+            looks["real"] = _Look(chunks, partial(self._features, self._real))
+        if kind == "image-text":
+            key = fingerprint(list(prompts), self.subject.settings.prefix)
+            looks["prompts"] = _Look(self._chunks(kind, "prompts", key, len(prompts)), self._texts)
+        return looks
+
+    def _chunks(self, kind: str, name: str, key: str, count: int) -> Chunks:
+        whole = fingerprint(key, self.subject.settings.resize)
+        place = self.subject.folder / "seen" / f"{self.name(kind)}-{name}-{whole[:12]}"
+        return Chunks(place, count, [_ROWS])
+
+    def _drawn(self, who: Who) -> list[Path]:
+        drawings = self.subject.drawings(who)
+        return [drawings.folder / drawings.picture(index) for index in range(len(drawings.prompts))]
+
+    def _features(self, files: Sequence[Path], built: Any, items: range) -> Tensor:
+        """Pictures of several sizes are looked at one by one."""
+        pixels = [self._resized(read_pixels(files[index])) for index in items]
+        if len({each.shape for each in pixels}) == 1:
+            return _tensor(built.features(torch.stack(pixels).to(self.subject.device)))
+        return torch.cat([built.features(each[None].to(self.subject.device)) for each in pixels])
+
+    def _texts(self, built: Any, items: range) -> Tensor:
+        prompts = self.subject.settings.prompts[items.start : items.stop]
+        return _tensor(built.texts([self.subject.settings.prefix + prompt for prompt in prompts]))
+
+    def _distance(self, built: Any, items: range) -> Tensor:
+        student, teacher = (
+            self.subject.drawings(who).pixels(items).to(self.subject.device) for who in ("student", "teacher")
+        )
+        return _tensor(built.distance(student, teacher))
+
+    def _resized(self, pixels: Tensor) -> Tensor:
+        """Scaled so that the protocol's sides come out, as its published code does before it compares; see ``resize``."""
+        side = self.subject.settings.resize
+        if side is None or pixels.shape[-2:] == (side, side):
+            return pixels
+        scaled = F.interpolate(
+            pixels[None].float(), (side, side), mode="bicubic", antialias=True, align_corners=False
+        )
+        return scaled[0].round().clamp(0, 255).to(torch.uint8)
+
+    @cached_property
+    def _real(self) -> list[Path]:
+        folder = self.subject.settings.real
+        if folder is None:
+            return []
+        files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in FORMATS)
+        if not files:
+            raise UsageError(f"--real {folder}: holds no pictures ({', '.join(FORMATS)})")
+        return files
+
+
+def choose_sights(subject: Subject) -> Sights:
+    """Choose the encoders for a validation.
+
+    Raises:
+        UsageError: one that the user names is not to be had.
+    """
+    raise NotImplementedError

@@ -20,7 +20,7 @@ export OMP_WAIT_POLICY := PASSIVE
 help: ## Print this list.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
 
-demo: $(READY) ## Set up, then convert the shipped model, mount it and draw 16 prompts (under 3 minutes).
+demo: $(READY) ## Set up, then convert the shipped model, draw with it and validate its distilled weights (under 5 minutes).
 	$(BIN)/linzoo demo --out out/demo
 
 test: $(READY) ## Set up, then run the fast tests.
@@ -68,7 +68,8 @@ bench-distill: $(READY) ## Distil mini from the published recipe to linzoo's on 
 
 gpu-pack: $(READY) ## Collect in out/gpu what benchmarks/on_gpu.sh needs on a machine without a network (Python 3.12).
 	$(BIN)/python -m pip download --quiet --no-deps --only-binary=:all: --python-version 3.12 --dest out/gpu/wheels \
-	  --constraint requirements.lock diffusers resvg-py ml-dtypes pluggy accelerate pydantic pydantic-core annotated-types typing-inspection PyYAML
+	  --constraint requirements.lock diffusers resvg-py ml-dtypes pluggy accelerate pydantic pydantic-core annotated-types typing-inspection PyYAML \
+	  torchmetrics lightning-utilities matplotlib contourpy cycler fonttools kiwisolver pyparsing efficientnet-lite-pytorch
 	-$(BIN)/python -m pip download --quiet --no-deps --dest out/gpu/wheels $(FLA)
 	-test -d out/gpu/peers || git clone --quiet $(FBI_LA) out/gpu/peers && git -C out/gpu/peers checkout --quiet $(FBI_LA_COMMIT)
 	$(BIN)/python -m linzoo_recipes.mini fetch --out out/gpu

@@ -11,13 +11,14 @@
 #       more    attention on all other shapes; rows go to OUT/kernels.csv too
 #       all     these five
 #       distill linzoo's training loop beside the published one at the sizes of SD 1.5 and SD-XL, with random weights
+#       validate  latency and memory of mini's UNet and of whole pictures, teacher beside student, up to 2048 px
 #       tune    block sizes for the GPU by time; its table, a .json file in OUT, belongs in kernels/linzoo_kernels/configs
 #       mini    train mini from the packed pictures, leave weights, loss log and sample sheet in OUT
 #
 # A part that runs out of time keeps the rows that it has. LINZOO_COMMIT names the commit of a tree without its history.
 set -euo pipefail
 if [ $# != 2 ]; then
-  echo "usage: benchmarks/on_gpu.sh PART OUT; PART is one of: kernels, layer, tests, peers, more, all, distill, tune, mini" >&2
+  echo "usage: benchmarks/on_gpu.sh PART OUT; PART is one of: kernels, layer, tests, peers, more, all, distill, validate, tune, mini" >&2
   exit 2
 fi
 part=$1 out=$2
@@ -38,7 +39,8 @@ test -d "$work/site" || python3 -m pip install --quiet --no-index --no-deps --no
 nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv
 python3 -c 'import torch, triton; print(f"torch {torch.__version__}, triton {triton.__version__}")'
 
-bench=(python3 -c 'from linzoo.cli.main import main; main()' bench)
+linzoo=(python3 -c 'from linzoo.cli.main import main; main()')
+bench=("${linzoo[@]}" bench)
 failed=0
 
 # within SECONDS LOG COMMAND...: at most so long, with what it says in OUT/LOG. Being cut short is no failure.
@@ -97,6 +99,11 @@ run_part() {
       within 180 distill.txt "${bench[@]}" distill speed --size sd15 --turns 3 --results "$out"
       within 360 distill.txt "${bench[@]}" distill speed --size sdxl --turns 2 --results "$out"
       ;;
+    validate)
+      within 200 validate.txt "${linzoo[@]}" validate mini-linfusion --teacher mini --suite quality --report "$out/validate"
+      within 360 validate.txt "${linzoo[@]}" validate mini-linfusion --teacher mini --suite speed \
+        --speed-sizes 0.5,1,2,4,8,16 --report "$out/validate-speed"
+      ;;
     tune)
       within 560 tune.txt python3 -m linzoo_benchmarks.tune --out "$out"
       ;;
@@ -109,7 +116,7 @@ run_part() {
       for each in kernels layer tests peers more; do run_part "$each"; done
       ;;
     *)
-      echo "no part '$1'; there are: kernels, layer, tests, peers, more, all, distill, tune, mini" >&2
+      echo "no part '$1'; there are: kernels, layer, tests, peers, more, all, distill, validate, tune, mini" >&2
       exit 2
       ;;
   esac

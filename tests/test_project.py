@@ -14,6 +14,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGES = {
     "linzoo",
     "linzoo_benchmarks",
+    "linzoo_checks",
     "linzoo_kernels",
     "linzoo_sd15",
     "linzoo_sd21",
@@ -41,14 +42,23 @@ def test_wheel_holds_the_packages_without_their_folders(wheel: zipfile.ZipFile) 
     assert {top for top in tops if not top.endswith(".dist-info")} == PACKAGES
 
 
-def test_wheel_holds_mini_with_its_licences_in_24_megabytes(wheel: zipfile.ZipFile) -> None:
+def test_wheel_holds_what_the_report_is_made_of(wheel: zipfile.ZipFile) -> None:
+    files = {f"linzoo/validation/report/report.{end}" for end in ("html.jinja", "css", "js")}
+    assert files <= set(wheel.namelist())
+
+
+def test_wheel_holds_mini_with_its_licences_in_28_megabytes(wheel: zipfile.ZipFile) -> None:
     weights = [info for info in wheel.infolist() if info.filename.startswith("linzoo_mini/weights/")]
     safetensors = [info for info in weights if info.filename.endswith(".safetensors")]
     assert {Path(info.filename).name for info in safetensors} >= {
         "mini-v1.safetensors",
         "mini-3d.safetensors",
     }
-    assert sum(info.file_size for info in safetensors) <= 24e6
+    assert {
+        "linzoo_mini/weights/clip/model.safetensors",
+        "linzoo_mini/weights/linfusion/linzoo.lock.json",
+    } <= {info.filename for info in weights}
+    assert sum(info.file_size for info in safetensors) <= 28e6
     licences = wheel.read("linzoo_mini/weights/ART-LICENSES.md").decode()
     for word in ("Noto", "Apache License", "Fluent", "MIT", "FxEmojis", "CC BY 4.0"):
         assert word in licences

@@ -22,17 +22,13 @@ def draw_plot(rows: Sequence[Row], path: Path) -> Path:
     width of heads; a line for each provider. Of several batch sizes the largest is drawn.
 
     Raises:
-        BenchmarkError: matplotlib is missing, no row has a time, or the file cannot be written.
+        BenchmarkError: no row has a time, or the file cannot be written.
     """
     timed = [row for row in rows if row.median is not None]
     if not timed:
         raise BenchmarkError("There is nothing to draw: no row has a time.")
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise BenchmarkError(
-            "Plots need matplotlib, which is not installed; pip install 'linzoo[bench]'."
-        ) from error
+    from matplotlib.figure import Figure
+
     apart = differing(timed)
     lines = list(dict.fromkeys(_line(row, apart) for row in timed))
     widths = sorted({(row.heads, row.head_dim) for row in timed}, key=lambda each: each[0] * each[1])

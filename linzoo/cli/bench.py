@@ -160,7 +160,7 @@ def layer(
 )  # fmt: skip
 @click.option(
     "--plot", type=click.Path(path_type=Path, dir_okay=False),
-    help="PNG file to draw the times into; needs linzoo[bench].",
+    help="PNG file to draw the times into.",
 )  # fmt: skip
 @JSON
 def report(files: Sequence[Path], plot: Path | None, as_json: bool) -> None:

@@ -44,7 +44,7 @@ def measures(rows: Sequence[Row], native: Size) -> Iterator[Measure]:
     yield Measure(
         name="speed-native",
         title="Times as fast as the teacher, a UNet call at the validated size",
-        value=duel and duel.teacher / duel.student,
+        value=duel.teacher / duel.student if duel else None,
         better="higher",
         detail=_told(rows, native),
         skipped="" if duel else _why(calls, native),
@@ -55,7 +55,7 @@ def measures(rows: Sequence[Row], native: Size) -> Iterator[Measure]:
     yield Measure(
         name="speed-largest",
         title=f"Times as fast as the teacher, a UNet call at {shown(largest)}",
-        value=duel and duel.teacher / duel.student,
+        value=duel.teacher / duel.student if duel else None,
         better="higher",
         detail="; ".join(_told(rows, size) for size in (largest, *beyond)),
         skipped="" if duel else _why(calls, largest),
@@ -64,7 +64,7 @@ def measures(rows: Sequence[Row], native: Size) -> Iterator[Measure]:
     yield Measure(
         name="memory-largest",
         title=f"Memory over the teacher's, a UNet call at {shown(largest)}",
-        value=duel and duel.student / duel.teacher,
+        value=duel.student / duel.teacher if duel else None,
         detail=f"{_compared(calls, largest, _memory, _megabytes)}; without the UNet's weights: "
         f"{_compared(calls, largest, _peak, _megabytes)}",
         skipped="" if duel else _why(calls, largest),

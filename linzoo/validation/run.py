@@ -91,7 +91,7 @@ def validate(
     require_known(wanted.bars, registry)
     found = inspect(teacher, registry=registry, variant=variant, prediction_type=prediction_type)
     require_text_to_image(found)
-    entry, predicts = found.require()
+    entry, _ = found.require()
     registered = next(each for each in registry.variants if each.value is entry)
     opened = open_source(checkpoint, registry=registry)
     if not opened.path.is_dir():
@@ -99,7 +99,7 @@ def validate(
             f"{opened.path}: a LinFusion checkpoint is a folder, and this is a file; 'linzoo convert' makes one"
         )
     config, lock = LinFusionConfig.from_folder(opened.path), read_lock(opened.path)
-    settings = settle(wanted, registered, predicts, lock, registry)
+    settings = settle(wanted, registered, found.native_size or 0, lock, registry)
     processes = Processes(usable_device(device) if device else None)
     speaking = progress if progress is not None and processes.main else Progress()
     if report is None and suite != "quick":

@@ -115,7 +115,7 @@ class Settings:
 def settle(
     wishes: Wishes,
     variant: Registered[Variant],
-    prediction_type: str,
+    native_size: int,
     lock: Mapping[str, Any] | None,
     registry: Registry,
 ) -> Settings:
@@ -129,8 +129,8 @@ def settle(
     recipe = _recipe(variant, lock, registry)
     data = recipe.data if recipe else Data(source=f"{_GENERAL.package}:{_GENERAL.path}")
     validation = recipe.validation if recipe else Validation()
-    native = variant.value.native_size[prediction_type]
-    trained = _trained_sizes(recipe, (native, native)) if lock and "distill" in lock else ((native, native),)
+    native = (native_size, native_size)
+    trained = _trained_sizes(recipe, native) if lock and "distill" in lock else (native,)
     guidance = _first(wishes.guidance, preset.get("guidance"), validation.guidance)
     return Settings(
         preset=wishes.preset,

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F  # noqa: N812
 
 from linzoo.distillation.data.items import file_stamp, fingerprint
 from linzoo.errors import UsageError
 from linzoo.generate.output import FORMATS
 from linzoo.validation.chunks import Chunks
 from linzoo.validation.drawings import Who, read_pixels
-from linzoo.validation.encoders.choosing import Choice, choose
+from linzoo.validation.encoders.choosing import Choice, choose, downloads_allowed
+from linzoo.validation.encoders.pixels import resize
 
 if TYPE_CHECKING:
     from linzoo.validation.subject import Subject
@@ -148,28 +148,26 @@ class Sights:
         """Pictures of several sizes are looked at one by one."""
         pixels = [self._resized(read_pixels(files[index])) for index in items]
         if len({each.shape for each in pixels}) == 1:
-            return _tensor(built.features(torch.stack(pixels).to(self.subject.device)))
+            together: Tensor = built.features(torch.stack(pixels).to(self.subject.device))
+            return together
         return torch.cat([built.features(each[None].to(self.subject.device)) for each in pixels])
 
     def _texts(self, built: Any, items: range) -> Tensor:
         prompts = self.subject.settings.prompts[items.start : items.stop]
-        return _tensor(built.texts([self.subject.settings.prefix + prompt for prompt in prompts]))
+        seen: Tensor = built.texts([self.subject.settings.prefix + prompt for prompt in prompts])
+        return seen
 
     def _distance(self, built: Any, items: range) -> Tensor:
         student, teacher = (
             self.subject.drawings(who).pixels(items).to(self.subject.device) for who in ("student", "teacher")
         )
-        return _tensor(built.distance(student, teacher))
+        apart: Tensor = built.distance(student, teacher)
+        return apart
 
     def _resized(self, pixels: Tensor) -> Tensor:
-        """Scaled so that the protocol's sides come out, as its published code does before it compares; see ``resize``."""
+        """Scaled to the protocol's side, as its published code does before pictures are compared as sets."""
         side = self.subject.settings.resize
-        if side is None or pixels.shape[-2:] == (side, side):
-            return pixels
-        scaled = F.interpolate(
-            pixels[None].float(), (side, side), mode="bicubic", antialias=True, align_corners=False
-        )
-        return scaled[0].round().clamp(0, 255).to(torch.uint8)
+        return pixels if side is None else resize(pixels[None], side, side)[0]
 
     @cached_property
     def _real(self) -> list[Path]:
@@ -188,4 +186,11 @@ def choose_sights(subject: Subject) -> Sights:
     Raises:
         UsageError: one that the user names is not to be had.
     """
-    raise NotImplementedError
+    registry = subject.registry
+    choice = choose(
+        registry.encoders,
+        registry.lineage(subject.registered.full_id),
+        named=subject.settings.encoders,
+        downloads=downloads_allowed(),
+    )
+    return Sights(subject, choice)

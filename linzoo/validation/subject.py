@@ -155,7 +155,7 @@ class Subject:
         """What the teacher or the student draws; the first few prompts alone at ``factor`` times the sides."""
         settings = self.settings
         prompts = settings.prompts if factor == 1 else settings.prompts[:LARGE]
-        size = settings.size if factor == 1 else _scaled(settings.size, factor)
+        size = settings.size if factor == 1 else scaled_size(settings.size, factor)
         key = fingerprint(
             _FORMAT,
             self._teacher_digests,
@@ -193,7 +193,7 @@ class Subject:
         return _digests(self.opened)
 
 
-def _scaled(size: tuple[int, int], factor: float) -> tuple[int, int]:
+def scaled_size(size: tuple[int, int], factor: float) -> tuple[int, int]:
     """The nearest size that a model can draw: sides of 64, as its UNet halves the latents up to three times."""
     width, height = (max(64, round(factor * side / 64) * 64) for side in size)
     return width, height

@@ -46,9 +46,9 @@ def linzoo_checks() -> Iterator[Check]:
         run=LazyRef("linzoo.validation.checks.behaviour:backends"),
     )
     yield Check(
-        id="teacher-loss",
+        id="prediction-type",
         summary="The teacher predicts what it is said to predict.",
-        run=LazyRef("linzoo.validation.checks.distance:teacher_loss"),
+        run=LazyRef("linzoo.validation.checks.distance:prediction_type"),
         suites=("quality",),
     )
     yield Check(

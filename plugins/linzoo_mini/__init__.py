@@ -41,6 +41,7 @@ def linzoo_variants() -> Iterator[Variant]:
             "mini-v1": Resource("linzoo_mini", "weights/mini-v1.safetensors"),
             "mini-3d": Resource("linzoo_mini", "weights/mini-3d.safetensors"),
         },
+        local_linfusion={"mini-linfusion": Resource("linzoo_mini", "weights/linfusion")},
         default_plan="mini-full",
         default_distill="mini",
         license="apache-2.0",

@@ -157,7 +157,9 @@ def test_registered_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     pipeline(tmp_path / "toys_for_source" / "teacher")
     (tmp_path / "toys_for_source" / "__init__.py").touch()
     monkeypatch.syspath_prepend(tmp_path)
-    variant = SimpleNamespace(local_teachers={"toy": Resource("toys_for_source", "teacher")}, local_linfusion={})
+    variant = SimpleNamespace(
+        local_teachers={"toy": Resource("toys_for_source", "teacher")}, local_linfusion={}
+    )
     registry: Any = SimpleNamespace(variants=[SimpleNamespace(value=variant)])
     opened = open_source("toy", registry=registry)
     assert (opened.spec, opened.path) == ("toy", tmp_path / "toys_for_source" / "teacher")

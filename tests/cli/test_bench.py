@@ -139,7 +139,6 @@ def _launches(row: Row) -> int:
 
 
 def test_report_reads_it_all_again_and_draws(layer: tuple[Result, Path], tmp_path: Path) -> None:
-    pytest.importorskip("matplotlib")
     first, out = layer
     result = bench("report", out, "--plot", tmp_path / "layer.png")
     assert result.exit_code == 0, result.output
@@ -217,7 +216,6 @@ def test_rows_of_several_precisions_are_told_apart(tmp_path: Path) -> None:
 
 
 def test_a_plot_makes_its_folder(tmp_path: Path, layer: tuple[Result, Path]) -> None:
-    pytest.importorskip("matplotlib")
     result = bench("report", layer[1], "--plot", tmp_path / "new" / "folder" / "layer.png")
     assert result.exit_code == 0, result.output
     assert (tmp_path / "new" / "folder" / "layer.png").exists()

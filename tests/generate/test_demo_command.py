@@ -33,7 +33,9 @@ def state(zoo: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Sta
     return state
 
 
-def test_leaves_a_checkpoint_a_contact_sheet_and_a_report_and_names_each_command(state: State, tmp_path: Path) -> None:
+def test_leaves_a_checkpoint_a_contact_sheet_and_a_report_and_names_each_command(
+    state: State, tmp_path: Path
+) -> None:
     out = tmp_path / "out"
     for _ in range(2):  # again over its own result
         result = CliRunner().invoke(main, ["demo", "--out", str(out), "--steps", "2"], obj=state)

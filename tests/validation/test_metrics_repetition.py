@@ -119,7 +119,7 @@ def test_each_picture_of_a_batch_has_its_own_score() -> None:
 
 
 def test_pictures_below_the_native_size_are_refused() -> None:
-    with pytest.raises(MetricError, match="at least 128 pixels.*got 128x64"):
+    with pytest.raises(MetricError, match=r"at least 128 pixels.*got 128x64"):
         repetition(torch.zeros(1, 3, 64, 128).byte(), 128)
     with pytest.raises(MetricError, match="at least 16 pixels, got 8"):
         repetition(torch.zeros(1, 3, 64, 64).byte(), 8)

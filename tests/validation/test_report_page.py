@@ -314,9 +314,9 @@ def test_the_command_names_what_the_user_set_and_is_safe_to_paste() -> None:
 def test_the_command_line_knows_what_the_command_says() -> None:
     from linzoo.cli.main import main
 
-    named = dict.fromkeys(
-        ("preset", "prompts_file", "images", "steps", "guidance", "seed", "real"), 1
-    ) | {"encoders": ["a"]}
+    named = dict.fromkeys(("preset", "prompts_file", "images", "steps", "guidance", "seed", "real"), 1) | {
+        "encoders": ["a"]
+    }
     sample = document(measure("kd", "passed", bar_from="--bar"), settings=named)
     command = main.get_command(click.Context(main), "validate")
     assert command is not None

@@ -23,7 +23,8 @@ def shipped() -> Registry:
 
 
 def settled(registry: Registry, variant: str = "mini", lock: Any = None, **wishes: Any) -> Settings:
-    return settle(Wishes(**wishes), registry.variants[variant], "epsilon", lock, registry)
+    entry = registry.variants[variant]
+    return settle(Wishes(**wishes), entry, entry.value.native_size["epsilon"], lock, registry)
 
 
 def test_the_prompts_are_those_that_distillation_keeps_from_training(shipped: Registry) -> None:
@@ -76,7 +77,9 @@ def test_presets(shipped: Registry, tmp_path: Path) -> None:
     assert (len(found.prompts), found.prompts[-1]) == (30_000, "caption 29999")
     assert (found.steps, found.guidance, found.resize) == (25, 7.5, 256)
     assert (found.prefix, found.encoders) == ("A photo depicts ", ("inception-v3", "clip-vit-g-14"))
-    assert settled(shipped, "sd15", preset="coco-30k", prompts=captions, images=10, guidance=4.0).guidance == 4.0
+    assert (
+        settled(shipped, "sd15", preset="coco-30k", prompts=captions, images=10, guidance=4.0).guidance == 4.0
+    )
     with pytest.raises(UsageError, match=r"needs its captions.*captions_val2014.json"):
         settled(shipped, "sd15", preset="coco-30k")
     with pytest.raises(UsageError, match="there is no preset 'coco'; there are: coco-30k"):

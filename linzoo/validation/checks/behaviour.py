@@ -140,9 +140,7 @@ def _ask(subject: Subject, handle: Handle) -> Tensor:
     conditioning = batch.conditioning
     for _ in _TIMES[1:]:
         conditioning = conditioning.cat(batch.conditioning)
-    outputs = unet(
-        latents, times.to(latents.device), **conditioning.to(dtype).kwargs(), return_dict=False
-    )
+    outputs = unet(latents, times.to(latents.device), **conditioning.to(dtype).kwargs(), return_dict=False)
     output: Tensor = outputs[0]
     return output
 

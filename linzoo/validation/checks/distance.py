@@ -8,7 +8,9 @@ import torch
 from torch import Tensor
 
 from linzoo.attention.mounted import MountedAttention
-from linzoo.distillation.batch import Draws
+from linzoo.distillation.batch import Batch, Draws
+from linzoo.distillation.errors import DistillationError
+from linzoo.distillation.noise import Noise
 from linzoo.distillation.objective import mean_square, relative_error
 from linzoo.distillation.observation import Observation
 from linzoo.distillation.select import scores
@@ -21,7 +23,7 @@ _TIMESTEPS = 4
 """At how many timesteps each sample's attentions are looked at."""
 _BLAMED = 16
 """Samples that tell which layer costs how much: a forward pass over them for every layer."""
-_LOSS_BAR = 0.8
+_PREDICTIONS = ("epsilon", "v_prediction", "sample")
 
 
 def distance(subject: Subject) -> Iterator[Measure]:
@@ -93,34 +95,47 @@ def _costs(subject: Subject, student: Student) -> dict[str, float]:
     return {name: whole - kd for name, kd in without.items()}
 
 
-def teacher_loss(subject: Subject) -> Iterator[Measure]:
-    """Whether the teacher predicts what it is said to predict: its own loss, which a wrong prediction type spoils."""
+def prediction_type(subject: Subject) -> Iterator[Measure]:
+    """Whether the teacher predicts what it is said to predict: its loss as that, beside its loss as anything else."""
     latents = subject.drawings("teacher").latents(subject.settings.samples)
-    losses, sizes = [], []
+    kinds = {kind: noise for kind in _PREDICTIONS if (noise := _noise_of(subject, kind)) is not None}
+    errors: dict[str, list[Tensor]] = {kind: [] for kind in kinds}
+    sizes: dict[str, list[Tensor]] = {kind: [] for kind in kinds}
     with subject.student() as student, student.teacher(), torch.no_grad():
-        for index, batch in enumerate(
-            make_batches(
-                subject.pipe,
-                latents,
-                subject.settings.prompts[: len(latents)],
-                subject.settings.batch,
-                subject.device,
-            )
-        ):
-            draws = Draws(subject.seed, "teacher loss", index, range(len(batch)))
+        for index, batch in enumerate(_batches(subject, latents)):
+            draws = Draws(subject.seed, "prediction type", index, range(len(batch)))
             noised = subject.noise.draw(batch.latents, draws)
-            target = subject.noise.target(batch.latents, noised.noise, noised.timesteps)
             output = student.predict(noised.latents, noised.timesteps, batch.conditioning)
-            losses.append(mean_square(output - target))
-            sizes.append(mean_square(target))
+            for kind, noise in kinds.items():
+                target = noise.target(batch.latents, noised.noise, noised.timesteps)
+                errors[kind].append(mean_square(output - target))
+                sizes[kind].append(mean_square(target))
+    losses = {kind: float(torch.cat(errors[kind]).mean() / torch.cat(sizes[kind]).mean()) for kind in kinds}
+    said = subject.prediction_type
+    likeliest = min(losses, key=lambda kind: losses[kind])
     yield Measure(
-        name="teacher-loss",
-        title="The teacher's own loss, relative",
-        value=float(torch.cat(losses).mean() / torch.cat(sizes).mean()),
-        bar=_LOSS_BAR,
-        detail="error of what it predicts over the mean square of that; near 1 or above, it predicts something else",
-        culprits=(f"prediction_type {subject.prediction_type}",),
+        name="prediction-type",
+        title="Loss as what it is said to predict, over the lowest as anything else",
+        value=losses[said] / min(loss for kind, loss in losses.items() if kind != said),
+        bar=1.0,
+        detail="relative losses: " + ", ".join(f"{kind} {loss:.3g}" for kind, loss in losses.items()),
+        culprits=(f"prediction_type: said to be {said}, and it predicts {likeliest}",),
+        data={"losses": losses},
     )
+
+
+def _noise_of(subject: Subject, kind: str) -> Noise | None:
+    """The teacher's diffusion process, were this what it predicts; None where that cannot be."""
+    scheduler = subject.pipe.scheduler
+    try:
+        return Noise(type(scheduler).from_config(scheduler.config, prediction_type=kind))
+    except DistillationError:
+        return None
+
+
+def _batches(subject: Subject, latents: Tensor) -> list[Batch]:
+    captions = subject.settings.prompts[: len(latents)]
+    return make_batches(subject.pipe, latents, captions, subject.settings.batch, subject.device)
 
 
 def attention_error(errors: Mapping[str, float]) -> Measure:
@@ -163,8 +178,7 @@ def attention_errors(subject: Subject, student: Student, latents: Tensor) -> dic
             output = layer.mix_and_project(x, None)
         found[name].append(relative_error(output, y).cpu())
 
-    captions = subject.settings.prompts[: len(latents)]
-    batches = make_batches(subject.pipe, latents, captions, subject.settings.batch, subject.device)
+    batches = _batches(subject, latents)
     total = _TIMESTEPS * len(batches)
     with subject.progress.task("looking at each layer", total) as told:
         Observation(student, subject.noise, batches, subject.seed).show(

@@ -16,7 +16,7 @@ from linzoo.plugin import Measure
 from linzoo.validation.batches import make_batches
 from linzoo.validation.contenders import Contenders
 from linzoo.validation.contest import CALL, area, measures, shown
-from linzoo.validation.subject import Subject, _scaled
+from linzoo.validation.subject import Subject, scaled_size
 from linzoo.validation.sweep import Row, Size, Stopwatch, Sweep
 
 STEPS = 4
@@ -64,7 +64,7 @@ def _sweep(subject: Subject, contenders: Contenders, steps: int, stopwatch: Stop
 
 def sizes_of(native: Size, factors: Sequence[float]) -> list[Size]:
     """Width and height in pixels for each factor of the sides, the smallest first."""
-    sizes = {native if factor == 1 else _scaled(native, factor) for factor in factors}
+    sizes = {native if factor == 1 else scaled_size(native, factor) for factor in factors}
     return sorted(sizes, key=area)
 
 

@@ -84,7 +84,7 @@ def choose(
     kinds: Iterable[str] = tuple(KINDS),
     downloads: bool,
 ) -> Choice:
-    """Choose one encoder of each kind. Nothing is imported or downloaded yet.
+    """Choose one encoder of each kind. None is built or downloaded yet; what is not installed is not imported.
 
     A named one is taken. Else it is the first of: made for this variant and here; for any variant and here; made for
     this variant and to be downloaded; for any and to be downloaded. Among equals the smallest download goes first.

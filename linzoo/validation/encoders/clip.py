@@ -25,7 +25,8 @@ class ClipEncoder:
 
     As CLIP was trained, pictures are scaled so that their shorter side is the network's, bicubic with antialiasing, the
     square in their middle is kept, and normalised by the mean and deviation that its ``preprocessor_config.json`` names.
-    Texts are cut at the length that it has positions for. It computes in float32.
+    Texts are cut at the length that it has positions for. It computes in float32. (CMMD's published code squeezes pictures
+    that are not square instead of cutting them.)
 
     Args:
         source: a folder, or a repository on the Hub, with a ``CLIPModel``, its tokenizer and its preprocessor's config.

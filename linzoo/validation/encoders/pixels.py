@@ -13,7 +13,7 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 def resize(pixels: Tensor, height: int, width: int) -> Tensor:
-    """Scale pictures as Pillow does: bicubic, over as many pixels as shrinking takes, rounded to whole levels.
+    """Scale pictures as Pillow scales floats: bicubic, over as many pixels as shrinking takes; rounded at the end.
 
     Args:
         pixels: uint8 (B, 3, H, W).

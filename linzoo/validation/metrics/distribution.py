@@ -13,7 +13,7 @@ from linzoo.validation.metrics.shapes import require_samples
 
 _CMMD_SIGMA = 10
 _CMMD_SCALE = 1000
-_BLOCK = 1024
+_BLOCK = 256
 """Rows of the kernel matrix that CMMD has in memory at a time."""
 
 

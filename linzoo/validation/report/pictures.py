@@ -14,7 +14,6 @@ from PIL import Image
 from linzoo.generate.output import FORMATS
 from linzoo.validation.errors import ValidationError
 
-
 _LARGE = 200_000
 """Bytes from which a picture is not embedded as it is: that of 512 px and more."""
 _QUALITY = 90

@@ -15,7 +15,7 @@ export HF_HUB_OFFLINE := 1
 export HF_HUB_DISABLE_TELEMETRY := 1
 export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: help demo test test-slow check format docs mini bench bench-convert bench-distill gpu-pack lock clean
+.PHONY: help demo test test-slow check format docs mini mini-linfusion bench bench-convert bench-distill gpu-pack lock clean
 
 help: ## Print this list.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -65,6 +65,12 @@ bench-distill: $(READY) ## Distil mini from the published recipe to linzoo's on 
 	CUDA_VISIBLE_DEVICES= $(BIN)/linzoo bench distill ablation --results $(RESULTS)
 	CUDA_VISIBLE_DEVICES= $(BIN)/linzoo bench distill transfer --results $(RESULTS)
 	$(BIN)/linzoo bench distill report --results $(RESULTS)
+
+mini-linfusion: $(READY) ## Distil the shipped model, as its shipped weights were (an hour on a CPU; resumable).
+	test -d out/mini-converted || $(BIN)/linzoo convert mini out/mini-converted
+	$(BIN)/linzoo distill out/mini-converted --teacher mini --out out/mini-distilled --resume latest \
+	  --set distill.steps=3000 --set data.sampling.per_prompt=2 --set validation.every=500 --set saving.every=500
+	cp out/mini-distilled/linfusion/* plugins/linzoo_mini/weights/linfusion/
 
 gpu-pack: $(READY) ## Collect in out/gpu what benchmarks/on_gpu.sh needs on a machine without a network (Python 3.12).
 	$(BIN)/python -m pip download --quiet --no-deps --only-binary=:all: --python-version 3.12 --dest out/gpu/wheels \

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -131,18 +131,20 @@ def _folder(report: str | Path | None, processes: Processes) -> Iterator[Path]:
             yield Path(temporary)
         return
     folder = Path(report)
+    with ExitStack() as stack:
+        processes.in_main(partial(_hold, folder, stack))
+        yield folder
+
+
+def _hold(folder: Path, stack: ExitStack) -> None:
     with explain_os_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    if not processes.main:
-        yield folder
-        return
-    try:
-        with held(folder):
-            yield folder
-    except BlockingIOError as error:
-        raise ValidationError(
-            f"another validation works in {folder}; wait for its end, or choose another --report"
-        ) from error
+        try:
+            stack.enter_context(held(folder))
+        except BlockingIOError as error:
+            raise ValidationError(
+                f"another validation works in {folder}; wait for its end, or choose another --report"
+            ) from error
 
 
 def _run(subject: Subject, suite: str, checks: list[Registered[Check]]) -> tuple[Judged, ...]:

@@ -13,6 +13,7 @@ from pydantic import ValidationError as FieldError
 from linzoo.distillation.lookup import find_recipe
 from linzoo.distillation.recipe import Data, Recipe, Validation
 from linzoo.errors import UsageError
+from linzoo.generate.compare import Settings as DrawSettings
 from linzoo.plugin.lazy import Resource
 from linzoo.validation.prompts import least_trained_on, read_prompts
 
@@ -122,9 +123,10 @@ def settle(
     """Decide what the user left open: by the preset, the recipe that the checkpoint was distilled with, the variant.
 
     Raises:
-        UsageError: there is no such preset, it wants prompts, or there are too few of them.
+        UsageError: there is no such preset, it wants prompts, there are too few of them, or nothing can be drawn at the size.
         LinzooError: the prompts cannot be read.
     """
+    DrawSettings(size=wishes.size)  # refuses a size that cannot be drawn before anything is loaded
     preset = _preset(wishes)
     recipe = _recipe(variant, lock, registry)
     data = recipe.data if recipe else Data(source=f"{_GENERAL.package}:{_GENERAL.path}")

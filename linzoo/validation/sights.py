@@ -119,7 +119,7 @@ class Sights:
         if kind == "distance":
             key = fingerprint(*(self.subject.drawings(who).key for who in both))
             return {"pairs": _Look(self._chunks(kind, "pairs", key, len(prompts)), self._distance)}
-        looks = {
+        looks: dict[str, _Look] = {
             who: _Look(
                 self._chunks(kind, who, self.subject.drawings(who).key, len(prompts)),
                 partial(self._features, self._drawn(who)),

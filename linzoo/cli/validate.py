@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,23 +27,26 @@ def _parse_bars(_: click.Context, __: click.Parameter, values: tuple[str, ...]) 
     bars = {}
     for text in values:
         name, _equals, value = text.partition("=")
-        try:
-            bars[name] = float(value)
-        except ValueError:
-            raise click.BadParameter(f"{text!r} is not of the form kd=0.02.") from None
+        bars[name] = _number(value)
+        if not math.isfinite(bars[name]):
+            raise click.BadParameter(f"{text!r} is not of the form kd=0.02.")
     return bars
 
 
 def _parse_factors(_: click.Context, __: click.Parameter, value: str | None) -> tuple[float, ...] | None:
     if value is None:
         return None
-    try:
-        factors = tuple(float(each) for each in value.split(","))
-    except ValueError:
-        factors = ()
-    if not factors or min(factors) <= 0:
+    factors = tuple(_number(each) for each in value.split(","))
+    if not all(0 < factor < math.inf for factor in factors):
         raise click.BadParameter(f"{value!r} is not of the form 0.5,1,2.")
     return factors
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
 
 
 @click.command(cls=Command)

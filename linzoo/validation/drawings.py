@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,6 +19,7 @@ from linzoo.distillation.progress import Progress
 from linzoo.generate.compare import Settings, draw_each
 from linzoo.generate.output import write_image
 from linzoo.validation.chunks import Chunks
+from linzoo.validation.errors import ValidationError
 
 Who = Literal["teacher", "student"]
 
@@ -26,6 +28,8 @@ FACTORS = (1.0, 1.5, 2.0, 4.0)
 LARGE = 2
 """Pictures that it looks at of each size: at four times the side one takes sixteen times as long."""
 
+_END = b"IEND\xaeB`\x82"
+"""The last bytes of every PNG: its last chunk, which is empty, with the checksum."""
 _NEEDED = 2
 """Bytes of disk a pixel, at most: a PNG of 24 bits and its latents; drawn pictures shrink to about half of that."""
 
@@ -102,19 +106,31 @@ class Drawings:
             items
             for items in self._chunks.all()
             if not self._chunks.has(items)
-            or not all((self.folder / self.picture(index)).is_file() for index in items)
+            or not all(_is_whole(self.folder / self.picture(index)) for index in items)
         ]
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether a PNG is there up to its last chunk."""
+    try:
+        with path.open("rb") as file:
+            file.seek(-len(_END), os.SEEK_END)
+            return file.read() == _END
+    except OSError:
+        return False
 
 
 def read_pixels(path: Path) -> Tensor:
     """A picture, uint8 (3, height, width).
 
     Raises:
-        OSError: it cannot be read, or is none.
+        ValidationError: it cannot be read, or is none.
     """
     try:
         with Image.open(path) as image:
             array = np.array(image.convert("RGB"))
     except UnidentifiedImageError as error:
-        raise OSError(str(error)) from error
+        raise ValidationError(f"{path}: is no picture") from error
+    except OSError as error:
+        raise ValidationError(f"{path}: cannot be read: {error.strerror or error}") from error
     return torch.from_numpy(array).permute(2, 0, 1)

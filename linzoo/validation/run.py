@@ -16,6 +16,7 @@ from linzoo.checkpoints.detection import inspect
 from linzoo.checkpoints.linfusion import LinFusionConfig
 from linzoo.checkpoints.lock import plain, read_lock
 from linzoo.checkpoints.source import open_source
+from linzoo.distillation.log import finite
 from linzoo.distillation.processes import Processes
 from linzoo.distillation.progress import Progress
 from linzoo.errors import CheckpointError
@@ -190,6 +191,8 @@ def _measure(check: Registered[Check], subject: Subject) -> list[Measure]:
             Measure(name=name, title=check.value.summary or name, value=float("nan"), detail=why)
             for name in names_of(check.value)
         ]
+    finally:
+        subject.restore()
     return measures
 
 
@@ -220,7 +223,7 @@ def _about(subject: Subject) -> dict[str, Any]:
             "prediction_type": subject.prediction_type,
         },
         "size": list(subject.size),
-        "settings": plain(subject.settings.to_json()),
+        "settings": finite(plain(subject.settings.to_json())),
         "environment": asdict(describe(subject.processes.device)),
         "lock": None if subject.lock is None else plain(subject.lock),
     }

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from linzoo.registry import Registered, Registry
 
 _GENERAL = Resource("linzoo_recipes", "prompts/general.txt")
+_LEAST = 2
 
 PRESETS: Mapping[str, Mapping[str, Any]] = {
     "coco-30k": {
@@ -57,14 +58,14 @@ class Wishes:
     """
 
     preset: str | None = None
-    prompts: Path | None = None
+    prompts: str | Path | None = None
     images: int | None = None
     size: tuple[int, int] | None = None
     steps: int | None = None
     guidance: float | None = None
     seed: int = 0
     batch: int = 8
-    real: Path | None = None
+    real: str | Path | None = None
     encoders: tuple[str, ...] = ()
     speed_sizes: tuple[float, ...] = (0.5, 1, 2, 4)
     bars: Mapping[str, float] = field(default_factory=dict)
@@ -136,7 +137,7 @@ def settle(
     guidance = _first(wishes.guidance, preset.get("guidance"), validation.guidance)
     return Settings(
         preset=wishes.preset,
-        prompts_file=wishes.prompts,
+        prompts_file=None if wishes.prompts is None else Path(wishes.prompts),
         prompts=_prompts(wishes, preset, data),
         size=wishes.size or trained[0],
         trained=trained,
@@ -148,7 +149,7 @@ def settle(
         prefix=preset.get("prefix", ""),
         samples=validation.samples,
         scales=tuple(sorted({*validation.scales, guidance})),
-        real=wishes.real,
+        real=None if wishes.real is None else Path(wishes.real),
         encoders=wishes.encoders or tuple(preset.get("encoders", ())),
         speed_sizes=wishes.speed_sizes,
         bars=_bars(variant.value, validation, wishes),
@@ -194,12 +195,16 @@ def _prompts(wishes: Wishes, preset: Mapping[str, Any], data: Data) -> tuple[str
     """The named prompts in their order; else those of the recipe that were trained on least."""
     wanted = wishes.images or preset.get("images")
     if wishes.prompts is not None:
-        found: Sequence[str] = read_prompts(wishes.prompts)
+        found: Sequence[str] = read_prompts(Path(wishes.prompts))
         where = str(wishes.prompts)
     else:
         where = data.source if data.kind == "prompts" else f"{_GENERAL.package}:{_GENERAL.path}"
         found = least_trained_on(where)
-        wanted = wanted or data.held_out
+        wanted = wanted or max(data.held_out, _LEAST)
+    if len(found[:wanted]) < _LEAST:
+        raise UsageError(
+            f"{where}: at least {_LEAST} prompts must be drawn, so that sets of pictures can be compared"
+        )
     if wanted is not None and len(found) < wanted:
         raise UsageError(
             f"{where}: {len(found)} prompts are fewer than the {wanted} that are to be drawn; add some or lower --images"

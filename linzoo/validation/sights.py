@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,10 +45,12 @@ class Sights:
     Attributes:
         subject: whose pictures they look at.
         choice: the encoders, and why there is none of the other kinds.
+        real: the files of the real pictures; none where none are given.
     """
 
     subject: Subject
     choice: Choice
+    real: tuple[Path, ...]
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -126,10 +128,10 @@ class Sights:
             )
             for who in both
         }
-        if self._real:
-            key = fingerprint([file_stamp(path) for path in self._real])
-            chunks = self._chunks(kind, "real", key, len(self._real))
-            looks["real"] = _Look(chunks, partial(self._features, self._real))
+        if self.real:
+            key = fingerprint([file_stamp(path) for path in self.real])
+            chunks = self._chunks(kind, "real", key, len(self.real))
+            looks["real"] = _Look(chunks, partial(self._features, self.real))
         if kind == "image-text":
             key = fingerprint(list(prompts), self.subject.settings.prefix)
             looks["prompts"] = _Look(self._chunks(kind, "prompts", key, len(prompts)), self._texts)
@@ -169,22 +171,12 @@ class Sights:
         side = self.subject.settings.resize
         return pixels if side is None else resize(pixels[None], side, side)[0]
 
-    @cached_property
-    def _real(self) -> list[Path]:
-        folder = self.subject.settings.real
-        if folder is None:
-            return []
-        files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in FORMATS)
-        if not files:
-            raise UsageError(f"--real {folder}: holds no pictures ({', '.join(FORMATS)})")
-        return files
-
 
 def choose_sights(subject: Subject) -> Sights:
-    """Choose the encoders for a validation.
+    """Choose the encoders for a validation, and find the real pictures.
 
     Raises:
-        UsageError: one that the user names is not to be had.
+        UsageError: an encoder that the user names is not to be had, or there are no real pictures where they should be.
     """
     registry = subject.registry
     choice = choose(
@@ -193,4 +185,13 @@ def choose_sights(subject: Subject) -> Sights:
         named=subject.settings.encoders,
         downloads=downloads_allowed(),
     )
-    return Sights(subject, choice)
+    return Sights(subject, choice, _real(subject.settings.real))
+
+
+def _real(folder: Path | None) -> tuple[Path, ...]:
+    if folder is None:
+        return ()
+    files = tuple(sorted(path for path in folder.rglob("*") if path.suffix.lower() in FORMATS))
+    if not files:
+        raise UsageError(f"--real {folder}: holds no pictures ({', '.join(FORMATS)})")
+    return files

@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 from linzoo.attention.handle import Handle, load, read_linfusion
 from linzoo.attention.linfusion import LinFusion
+from linzoo.attention.mount import unmount
 from linzoo.checkpoints.digest import digest
 from linzoo.checkpoints.inspection import Inspection
 from linzoo.checkpoints.linfusion import LinFusionConfig
 from linzoo.checkpoints.lock import files_read
 from linzoo.checkpoints.source import Checkpoint
+from linzoo.distillation.data.encode import scheduler_identity, text_identity, weights_digest
 from linzoo.distillation.data.items import fingerprint
 from linzoo.distillation.evaluation import Evaluator
 from linzoo.distillation.noise import Noise
@@ -125,6 +127,11 @@ class Subject:
         finally:
             handle.unload()
 
+    def restore(self) -> None:
+        """Take out what a plugin's check may have left mounted in the teacher's UNet."""
+        if "pipe" in vars(self):
+            unmount(self.pipe.unet)
+
     @contextmanager
     def student(self) -> Iterator[Student]:
         """Mount it beside the teacher's own attention, so that both are at hand layer by layer."""
@@ -158,9 +165,9 @@ class Subject:
         size = settings.size if factor == 1 else scaled_size(settings.size, factor)
         key = fingerprint(
             _FORMAT,
-            self._teacher_digests,
+            self._teacher_identity,
             self._checkpoint_digests if who == "student" else {},
-            [self.variant.id, self.prediction_type, self.dtype, list(size)],
+            [self.variant.id, self.prediction_type, list(size)],
             [settings.steps, settings.guidance, settings.seed, list(prompts)],
         )
         drawing = DrawSettings(
@@ -185,8 +192,14 @@ class Subject:
         return self.sights.notes if "sights" in vars(self) else ()
 
     @cached_property
-    def _teacher_digests(self) -> dict[str, Any]:
-        return _digests(self.found.checkpoint)
+    def _teacher_identity(self) -> dict[str, Any]:
+        """All that has a part in a picture; the UNet by its files, since the checkpoint may be mounted in it now."""
+        return {
+            "unet": [_digests(self.found.checkpoint), str(self.pipe.unet.dtype)],
+            "text": text_identity(self.pipe),
+            "vae": weights_digest(self.pipe.vae),
+            "scheduler": scheduler_identity(self.pipe),
+        }
 
     @cached_property
     def _checkpoint_digests(self) -> dict[str, Any]:

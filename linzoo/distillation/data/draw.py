@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 
 from linzoo.distillation.data.cache import Cache, Record, halved
-from linzoo.distillation.data.encode import quiet, text_identity, weights_digest
+from linzoo.distillation.data.encode import quiet, scheduler_identity, text_identity, weights_digest
 from linzoo.distillation.data.items import Item, Size, Source, fingerprint
 from linzoo.distillation.data.maker import View, stored_bytes
 from linzoo.distillation.errors import DataError
@@ -39,7 +39,7 @@ class TeacherDraws:
             "made by": "the teacher's sampler",
             "unet": weights_digest(pipe.unet),
             "text": text_identity(pipe),
-            "scheduler": [type(pipe.scheduler).__name__, _settings(pipe.scheduler.config)],
+            "scheduler": scheduler_identity(pipe),
             "sampling": sampling.model_dump(mode="json", exclude={"per_prompt"}),
         }
 
@@ -97,11 +97,6 @@ class TeacherDraws:
 def _identity(item: Item) -> tuple[str, ...]:
     """What tells an item from all others: its prompt, and its number where that is not the first."""
     return (item.caption, str(item.number)) if item.number else (item.caption,)
-
-
-def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Without what diffusers notes of the file that a config came from, in an order that changes with each process."""
-    return {name: value for name, value in config.items() if not name.startswith("_")}
 
 
 @contextmanager

@@ -62,6 +62,13 @@ def text_identity(pipe: Any) -> dict[str, Any]:
     return found | {"zeros": bool(pipe.config.get("force_zeros_for_empty_prompt", False))}
 
 
+def scheduler_identity(pipe: Any) -> list[Any]:
+    """Tells the sampler and its settings from others."""
+    scheduler = pipe.scheduler  # diffusers notes of its file, under names with _, in an order that changes
+    settings = {name: value for name, value in scheduler.config.items() if not name.startswith("_")}
+    return [type(scheduler).__name__, settings]
+
+
 def weights_digest(module: nn.Module) -> str:
     """A digest of all a module's tensors with their names, shapes and types."""
     tensors = module.state_dict()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
@@ -318,4 +317,4 @@ def test_the_teachers_pictures_are_taken_for_the_next_checkpoint(
             found.drawings(who).draw(watched, found.processes, found.progress)
             asked.append(len(watched.asked))
     assert asked == [4, 4, 0, 4]
-    assert len(os.listdir(tmp_path / "pictures")) == 3
+    assert len(list((tmp_path / "pictures").iterdir())) == 3

@@ -82,6 +82,7 @@ def test_seventy_layers_have_room_and_names_of_their_own() -> None:
     ("names", "short"),
     [
         (LAYERS, ["down_blocks.0.0", "mid_block.0", "up_blocks.0.0", "up_blocks.0.1"]),
+        (["mean over layers", *LAYERS[:2]], ["mean over layers", "down_blocks.0", "mid_block"]),
         (["up_blocks.0.attn1", "up_blocks.1.attn1"], ["up_blocks.0", "up_blocks.1"]),
         (["teacher", "student"], ["teacher", "student"]),
         (["mid_block.attn1"], ["mid_block.attn1"]),

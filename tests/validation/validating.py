@@ -6,11 +6,11 @@ import itertools
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F  # noqa: N812
+from torch.nn import functional as F
 
 import linzoo
 from linzoo.checkpoints.detection import inspect
@@ -46,11 +46,13 @@ def linzoo_encoders():
 """
 
 
-def registry_with(folder: Path, checks: dict[str, Any], builtins: Sequence[str] = TINY) -> Registry:
+def registry_with(
+    folder: Path, checks: dict[str, Any], builtins: Sequence[str] = TINY, paths: Sequence[Path] = ()
+) -> Registry:
     """A registry with checks of a one-file plugin, each a function of this module, and the encoder :class:`Fake`."""
     file = folder / f"extra{next(_numbers)}.py"
     file.write_text(_PLUGIN.format(checks=checks))
-    return build_registry(builtins=builtins, entry_points=False, env={}, paths=(file,))
+    return build_registry(builtins=builtins, entry_points=False, env={}, paths=(file, *paths))
 
 
 def subject_of(
@@ -85,22 +87,26 @@ class Watched:
         self._most = most
         self.asked: list[str] = []
 
-    def __call__(self, *, prompt: Sequence[str], **options: Any) -> Any:
-        if len(self.asked) + len(prompt) > self._most:
+    def __call__(self, prompt: Sequence[str], **options: Any) -> Any:
+        prompts = [prompt] if isinstance(prompt, str) else prompt
+        if len(self.asked) + len(prompts) > self._most:
             raise KeyboardInterrupt
-        self.asked += prompt
+        self.asked += prompts
         return self._pipe(prompt=prompt, **options)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._pipe, name)
 
 
+Watched.__name__ = "StableDiffusionPipeline"  # drawings are told apart by the kind of pipeline
+
+
 class Fake:
     """An encoder of every kind. What it sees is the mean colour of each quarter."""
 
-    seen: Counter[str] = Counter()
+    seen: ClassVar[Counter[str]] = Counter()
     """How many pictures, texts and pairs, since a test has cleared it."""
-    sizes: set[tuple[int, ...]] = set()
+    sizes: ClassVar[set[tuple[int, ...]]] = set()
 
     def __init__(self, device: str) -> None:
         assert device == "cpu"

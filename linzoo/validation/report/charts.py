@@ -58,6 +58,7 @@ _STYLE = {
 }
 _LARGEST = 1e100  # beyond it, axes overflow
 _FEW_BARS = 8
+_LEFT = 0.2
 _SHORT = 9
 
 
@@ -149,6 +150,9 @@ def _bars(drawing: Figure, axes: Any, series: Mapping[str, Mapping[str, float]],
         axes.set_ylim(len(names) - 0.4, -0.6)
         axes.set(xlabel=y, ylabel="")
         axes.xaxis.set_major_locator(MaxNLocator(5))
+        low, high = axes.get_xlim()
+        if low < 0:  # the figures of bars to the left need room before the names
+            axes.set_xlim(low - _LEFT * (high - low), high)
     else:
         axes.set_xticks(range(len(names)), labels)
         axes.set(xlabel=x, ylabel=y)

@@ -14,7 +14,9 @@ def short_names(names: Sequence[str]) -> list[str]:
     word before a number: ``up_blocks.2.attentions.0.transformer_blocks.0.attn1`` becomes ``up_blocks.2.0`` among its
     like. What is still long loses its middle.
     """
-    shorter = [".".join(parts) for parts in _telling([name.split(".") for name in names])]
+    dotted = [name for name in names if "." in name and " " not in name]
+    told = dict(zip(dotted, map(".".join, _telling([name.split(".") for name in dotted])), strict=True))
+    shorter = [told.get(name, name) for name in names]
     if not all(shorter) or len(set(shorter)) < len(set(names)):
         shorter = list(names)
     return [_cut(name) for name in shorter]

@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 
 _SHOWN = 3
 _HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w.-]+(@[\w./-]+)?")
-_DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+FLOATING = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+"""The dtypes that weights may have, by their safetensors codes."""
 
 
 class Handle:
@@ -176,7 +177,7 @@ def read_linfusion(checkpoint: str | Path, *, registry: Registry | None = None) 
 def read_tensor(checkpoint: Checkpoint, name: str) -> torch.Tensor:
     """Read one tensor of a checkpoint as it is on disk."""
     info = checkpoint.tensors[name]
-    return torch.frombuffer(checkpoint.read_bytes(name), dtype=_DTYPES[info.dtype]).reshape(info.shape)
+    return torch.frombuffer(checkpoint.read_bytes(name), dtype=FLOATING[info.dtype]).reshape(info.shape)
 
 
 def tensor_problems(checkpoint: Checkpoint, linfusion: LinFusion) -> dict[str, list[str]]:
@@ -188,7 +189,7 @@ def tensor_problems(checkpoint: Checkpoint, linfusion: LinFusion) -> dict[str, l
         "missing": [name for name in expected if name not in found],
         "not announced by config.json": [name for name in found if name not in expected],
         "of another shape than config.json says": [n for n in there if found[n].shape != expected[n]],
-        "not floating-point numbers": [n for n in there if found[n].dtype not in _DTYPES],
+        "not floating-point numbers": [n for n in there if found[n].dtype not in FLOATING],
     }
     return {problem: names for problem, names in problems.items() if names}
 

@@ -122,7 +122,8 @@ def _validate(state: State, linfusion: Path, report: Path, steps: int) -> Path:
         "Distilling it takes an hour on a CPU, and the result ships with linzoo. This is how it was made, and whether it is as"
         " good as its teacher:",
         f"linzoo distill {linfusion} --teacher {SOURCE}\n"
-        f"  $ linzoo validate {DISTILLED} --teacher {SOURCE} --suite quality --images {IMAGES} --report {report}",
+        f"  $ linzoo validate {DISTILLED} --teacher {SOURCE} --suite quality --images {IMAGES} --steps {steps}"
+        f" --report {report}",
     )
     result = validate(
         DISTILLED,

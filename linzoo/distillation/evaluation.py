@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from linzoo_kernels.torch_ops import without_autocast
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from linzoo.attention.mounted import MountedAttention
 from linzoo.distillation.batch import Batch, Conditioning, Draws
@@ -186,15 +187,34 @@ def _row_sum(
     worst: dict[str, float], name: str, layer: MountedAttention, inputs: tuple[Any, ...], _: Tensor
 ) -> None:
     """A forward hook: attention over values of one gives the sums of its weights; not rounded to half precision."""
-    x = inputs[0].to(torch.promote_types(inputs[0].dtype, torch.float32))
+    mix = _Mix(layer)
     hook = layer.to_v.register_forward_hook(_ones)
     try:
-        with without_autocast(x.device.type):
-            sums = layer.mix(x, None)
+        with without_autocast(inputs[0].device.type):
+            tensors = {**dict(mix.named_parameters()), **dict(mix.named_buffers())}
+            weights = {place: _at_least_float32(value) for place, value in tensors.items()}
+            sums: Tensor = functional_call(mix, weights, (_at_least_float32(inputs[0]),))
     finally:
         hook.remove()
     distance = float((sums - 1).abs().max())
-    worst[name] = max(worst.get(name, 0.0), distance)
+    if not distance <= worst.get(name, 0.0):  # a distance that is not a number is the worst, and stays
+        worst[name] = distance if not math.isnan(worst.get(name, 0.0)) else math.nan
+
+
+class _Mix(nn.Module):
+    """What a layer mixes, as a module of its own: it can be called with weights of another precision."""
+
+    def __init__(self, layer: MountedAttention) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x: Tensor) -> Tensor:
+        mixed: Tensor = self.layer.mix(x, None)
+        return mixed
+
+
+def _at_least_float32(x: Tensor) -> Tensor:
+    return x.to(torch.promote_types(x.dtype, torch.float32)) if x.is_floating_point() else x
 
 
 def _ones(_: nn.Module, __: tuple[Any, ...], values: Tensor) -> Tensor:

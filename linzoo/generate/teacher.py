@@ -38,7 +38,7 @@ def open_pipeline(
         path=found.checkpoint.path,
         variant=variant,
         prediction_type=prediction_type,
-        dtype=dtype or ("float32" if device == "cpu" else "float16"),
+        dtype=dtype or ("float32" if device.startswith("cpu") else "float16"),
         device=device,
     )
     return registry.load_teacher(request).pipeline

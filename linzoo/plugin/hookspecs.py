@@ -111,8 +111,8 @@ def linzoo_checks() -> Iterable[Check]:
     ``run`` is a function that is given a ``CheckRequest`` and gives measures::
 
         def run(request):
-            pictures = ...
-            yield Measure(name="seams", title="Seams", value=seams(pictures), bar=0.1)
+            found = seams(request.pictures("student"))
+            yield Measure(name="no-seams", title="Seams", value=found, bar=0.1)
     """
     return ()
 

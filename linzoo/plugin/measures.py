@@ -26,6 +26,7 @@ class CheckRequest(Protocol):
         seed: of every random number.
         device: the torch device to compute on.
         folder: of the report; pictures that a check writes go into it.
+        prompts: what both have drawn in the suites ``quality`` and ``full``; empty in others.
         pipe: the teacher's ``diffusers`` pipeline, opened when it is first asked for. A check that mounts the checkpoint
             (``linzoo.load(request.pipe, request.checkpoint)``) unloads it again.
     """
@@ -47,7 +48,13 @@ class CheckRequest(Protocol):
     @property
     def folder(self) -> Path: ...  # noqa: D102
     @property
+    def prompts(self) -> tuple[str, ...]: ...  # noqa: D102
+    @property
     def pipe(self) -> Any: ...  # noqa: D102
+
+    def pictures(self, who: Literal["teacher", "student"]) -> list[Path]:
+        """The files of the pictures that one of the two has drawn, in the order of the prompts."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,6 +79,8 @@ class Chart(Spec):
     def __post_init__(self) -> None:
         Spec.__post_init__(self)
         check_filled("Chart.series", self.series)
+        for name, points in self.series.items():
+            check_filled(f"Chart.series[{name!r}]", points)
         if self.kind == "lines":
             for name, points in self.series.items():
                 for place in points:

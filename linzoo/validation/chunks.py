@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor
 
+from linzoo.distillation.processes import Processes
+from linzoo.distillation.progress import Progress
 from linzoo.generate.output import write_bytes
 
 CHUNK = 16
@@ -36,7 +38,61 @@ class Chunks:
 
     def has(self, items: range) -> bool:
         """Whether the file of some items is there, and whole."""
-        return self._load(items) is not None
+        try:
+            with safe_open(self._path(items), "pt") as file:
+                there = set(file.keys())
+                return all(
+                    name in there and file.get_slice(name).get_shape()[0] == len(items)
+                    for name in self._names
+                )
+        except (OSError, SafetensorError):
+            return False
+
+    def fill(
+        self,
+        make: Callable[[range], Mapping[str, Tensor]],
+        title: str,
+        progress: Progress,
+        processes: Processes | None = None,
+        also: Callable[[range], bool] = lambda items: True,
+    ) -> None:
+        """Make what is missing.
+
+        Args:
+            make: the tensors of some items.
+            title: what people are told that it is.
+            progress: who is told.
+            processes: share the work; all must call this. None does it alone.
+            also: what else must hold of items that are not to be made again.
+
+        Raises:
+            CheckpointError: see :meth:`write`.
+        """
+
+        def look() -> list[range]:
+            return [items for items in self.all() if not (self.has(items) and also(items))]
+
+        # One process looks, for all: they would not share the work if a slow file system showed them different things.
+        missing = look() if processes is None else processes.in_main(look)
+        mine = missing if processes is None else missing[processes.rank :: processes.count]
+        done = self._count - sum(map(len, missing))
+        with progress.task(title, done + sum(map(len, mine)), done) as told:
+            for items in mine:
+                self.write(items, make(items))
+                told(len(items), {})
+        if processes is not None:
+            processes.wait()
+
+    def load(self, items: range) -> dict[str, Tensor]:
+        """The tensors of some items.
+
+        Raises:
+            KeyError: the file is not there.
+        """
+        loaded = self._load(items)
+        if loaded is None:
+            raise KeyError(f"{self._path(items)} is missing")
+        return loaded
 
     def write(self, items: range, tensors: Mapping[str, Tensor]) -> None:
         """Write the file of some items.
@@ -53,13 +109,8 @@ class Chunks:
         Raises:
             KeyError: a file that it takes is not there.
         """
-        parts = []
-        for items in self.all()[: None if most is None else -(-most // CHUNK)]:
-            loaded = self._load(items)
-            if loaded is None:
-                raise KeyError(f"{self._path(items)} is missing")
-            parts.append(loaded[name])
-        return torch.cat(parts)[:most]
+        wanted = self.all()[: None if most is None else -(-most // CHUNK)]
+        return torch.cat([self.load(items)[name] for items in wanted])[:most]
 
     def _path(self, items: range) -> Path:
         return self._folder / f"items-{items.start:06d}.safetensors"

@@ -68,7 +68,7 @@ def measures(rows: Sequence[Row], native: Size) -> Iterator[Measure]:
         detail=f"{_compared(calls, largest, _memory, _megabytes)}; without the UNet's weights: "
         f"{_compared(calls, largest, _peak, _megabytes)}",
         skipped="" if duel else _why(calls, largest),
-        charts=_charts(calls, "Peak memory, weights included,", "megabytes", _memory, 1e6),
+        charts=_charts(rows, "Peak memory, weights included,", "megabytes", _memory, 1e6),
     )
     yield _crossing(calls, comparable)
 

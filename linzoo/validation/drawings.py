@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,6 +23,7 @@ from linzoo.validation.chunks import Chunks
 from linzoo.validation.errors import ValidationError
 
 Who = Literal["teacher", "student"]
+BOTH: tuple[Who, ...] = ("teacher", "student")
 
 FACTORS = (1.0, 1.5, 2.0, 4.0)
 """What the sides of the sizes are that ``resolution`` looks at, in multiples of the size that is validated."""
@@ -30,8 +32,8 @@ LARGE = 2
 
 _END = b"IEND\xaeB`\x82"
 """The last bytes of every PNG: its last chunk, which is empty, with the checksum."""
-_NEEDED = 2
-"""Bytes of disk a pixel, at most: a PNG of 24 bits and its latents; drawn pictures shrink to about half of that."""
+_NEEDED = 3.3
+"""Bytes of disk a pixel, at most: a PNG of 24 bits, and latents of four numbers for 64 pixels."""
 
 
 @dataclass(frozen=True)
@@ -52,33 +54,35 @@ class Drawings:
     prompts: tuple[str, ...]
     settings: Settings
 
-    def draw(self, pipe: Any, processes: Processes, progress: Progress) -> None:
-        """Draw what is missing, every process its part.
+    def draw(self, pipe: Any, progress: Progress, processes: Processes | None = None) -> None:
+        """Draw what is missing, every process its part; without processes, alone.
 
         Raises:
             CheckpointError: the folder cannot be written, or the disk has too little room.
             LinzooError: there is not enough memory.
         """
-        missing = self._missing()
         width, height = self.settings.size or (0, 0)
-        require_space(self.folder, sum(map(len, missing)) * width * height * _NEEDED)
-        processes.wait()  # all have looked at the same files before one writes
-        mine = missing[processes.rank :: processes.count]
-        done = len(self.prompts) - sum(map(len, missing))
-        with progress.task(f"{self.who} draws", done + sum(map(len, mine)), done) as told:
-            for items in mine:
-                self._draw(pipe, items)
-                told(len(items), {})
-        processes.wait()
+        missing = sum(not self._has(index) for index in range(len(self.prompts)))
+        require_space(self.folder, int(missing * width * height * _NEEDED))
+        self.chunks.fill(
+            partial(self._draw, pipe),
+            f"{self.who} draws",
+            progress,
+            processes,
+            lambda items: all(map(self._has, items)),
+        )
 
-    def _draw(self, pipe: Any, items: range) -> None:
+    def _draw(self, pipe: Any, items: range) -> dict[str, Tensor]:
         settings = replace(self.settings, seed=self.settings.seed + items.start)
-        drawn = draw_each(pipe, self.prompts[items.start : items.stop], settings)
         latents = []
+        drawn = draw_each(pipe, self.prompts[items.start : items.stop], settings)
         for index, (image, latent) in zip(items, drawn, strict=True):
             write_image(self.folder / self.picture(index), image)
             latents.append(latent.float())
-        self._chunks.write(items, {"latents": torch.stack(latents)})
+        return {"latents": torch.stack(latents)}
+
+    def _has(self, index: int) -> bool:
+        return _is_whole(self.folder / self.picture(index))
 
     def picture(self, index: int) -> str:
         """Where a picture is, relative to the report's folder."""
@@ -86,7 +90,7 @@ class Drawings:
 
     def latents(self, most: int | None = None) -> Tensor:
         """The latents of all pictures, or of the first ``most``, float32 (N, 4, height / 8, width / 8)."""
-        return self._chunks.read("latents", most)
+        return self.chunks.read("latents", most)
 
     def pixels(self, items: Sequence[int]) -> Tensor:
         """Some of the pictures, uint8 (N, 3, height, width)."""
@@ -97,17 +101,9 @@ class Drawings:
         return f"pictures/{self.who}-{self.key[:12]}"
 
     @property
-    def _chunks(self) -> Chunks:
+    def chunks(self) -> Chunks:
+        """The latents on disk."""
         return Chunks(self.folder / self._place, len(self.prompts), ["latents"])
-
-    def _missing(self) -> list[range]:
-        """What is not there: a file of latents, or a picture of it."""
-        return [
-            items
-            for items in self._chunks.all()
-            if not self._chunks.has(items)
-            or not all(_is_whole(self.folder / self.picture(index)) for index in items)
-        ]
 
 
 def _is_whole(path: Path) -> bool:

@@ -47,8 +47,12 @@ class ValidationResult:
         return tuple(each for each in self.judged if each.verdict == "failed")
 
     def __getitem__(self, name: str) -> Judged:
-        """A measure by name."""
-        return next(each for each in self.judged if each.measure.name == name)
+        """A measure by name.
+
+        Raises:
+            KeyError: the suite does not measure that.
+        """
+        return {each.measure.name: each for each in self.judged}[name]
 
     def to_json(self) -> dict[str, Any]:
         """What ``report.json`` holds."""

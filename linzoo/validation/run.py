@@ -24,12 +24,12 @@ from linzoo.generate.output import write_bytes
 from linzoo.generate.teacher import require_text_to_image, usable_device
 from linzoo.plugin import Check, Measure
 from linzoo.registry.problems import brief
-from linzoo.validation.drawings import FACTORS, Who
 from linzoo.validation.errors import ValidationError
+from linzoo.validation.report.pictures import locate
 from linzoo.validation.result import ValidationResult
 from linzoo.validation.settings import Wishes, settle
 from linzoo.validation.subject import Subject
-from linzoo.validation.suites import checks_of, names_of, require_known
+from linzoo.validation.suites import checks_of, draws, names_of, require_known
 from linzoo.validation.verdicts import Judged, judge
 
 if TYPE_CHECKING:
@@ -37,7 +37,6 @@ if TYPE_CHECKING:
     from linzoo.registry import Registered, Registry
 
 REPORT_NAME = "report.json"
-_BOTH: tuple[Who, ...] = ("teacher", "student")
 
 
 def validate(
@@ -89,7 +88,7 @@ def validate(
         registry = build_registry()
     wanted = Wishes(**wishes)
     checks = checks_of(suite, registry)
-    require_known(wanted.bars, registry)
+    require_known(wanted.bars, suite, checks)
     found = inspect(teacher, registry=registry, variant=variant, prediction_type=prediction_type)
     require_text_to_image(found)
     entry, _ = found.require()
@@ -100,11 +99,11 @@ def validate(
             f"{opened.path}: a LinFusion checkpoint is a folder, and this is a file; 'linzoo convert' makes one"
         )
     config, lock = LinFusionConfig.from_folder(opened.path), read_lock(opened.path)
-    settings = settle(wanted, registered, found.native_size or 0, lock, registry)
+    settings = settle(wanted, registered, found.native_size or 0, lock, registry, drawing=draws(suite))
     processes = Processes(usable_device(device) if device else None)
     speaking = progress if progress is not None and processes.main else Progress()
     if report is None and suite != "quick":
-        report = f"{opened.path.resolve().name}-validation"
+        report = f"{Path(opened.spec.partition('@')[0]).resolve().name}-validation"
     with _folder(report, processes) as folder:
         subject = Subject(
             opened, config, lock, found, registered, settings, folder, dtype, processes, registry, speaking
@@ -151,13 +150,16 @@ def _hold(folder: Path, stack: ExitStack) -> None:
 def _run(subject: Subject, suite: str, checks: list[Registered[Check]]) -> tuple[Judged, ...]:
     """Run the checks in the main process, after all have drawn what they look at; stop at a gate that falls."""
     judged: list[Judged] = []
+    if draws(suite):
+        subject.sights.announce()  # and refuses, before anything is loaded, what cannot be looked with
     drawn = False
     for place, check in enumerate(checks):
-        if not drawn and "quick" not in check.value.suites and suite in ("quality", "full"):
-            _draw(subject, suite)
+        if draws(suite) and not drawn and "quick" not in check.value.suites:
+            _draw(subject)
             drawn = True
         measures = subject.processes.in_main(partial(_measure, check, subject))
-        mine = [judge(check.value.id, measure, subject.settings.bars) for measure in measures]
+        own = "linzoo" if check.plugin.origin == "built-in" else f"plugin {check.plugin.label}"
+        mine = [judge(check.value.id, measure, subject.settings.bars, own) for measure in measures]
         judged += mine
         fallen = next((each for each in mine if each.verdict == "failed"), None)
         if check.value.gate and fallen is not None:
@@ -166,15 +168,12 @@ def _run(subject: Subject, suite: str, checks: list[Registered[Check]]) -> tuple
     return tuple(judged)
 
 
-def _draw(subject: Subject, suite: str) -> None:
-    """Draw with both, and look at it with the encoders."""
-    factors = FACTORS if suite == "full" else FACTORS[:1]
-    subject.sights.announce()
-    for factor in factors:
-        subject.drawings("teacher", factor).draw(subject.pipe, subject.processes, subject.progress)
+def _draw(subject: Subject) -> None:
+    """Draw with both, compare the pictures, and look at them with the encoders."""
+    subject.drawings("teacher").draw(subject.pipe, subject.progress, subject.processes)
     with subject.mounted():
-        for factor in factors:
-            subject.drawings("student", factor).draw(subject.pipe, subject.processes, subject.progress)
+        subject.drawings("student").draw(subject.pipe, subject.progress, subject.processes)
+    subject.pairs.compare()
     subject.sights.look()
 
 
@@ -183,7 +182,12 @@ def _measure(check: Registered[Check], subject: Subject) -> list[Measure]:
     try:
         measures = list(check.value.run.load()(subject))
         _require_declared(check.value, measures)
-    except Exception as error:
+        for picture in (
+            file for each in measures for pair in each.pictures for file in (pair.teacher, pair.student)
+        ):
+            locate(subject.folder, picture)
+        return measures
+    except (Exception, SystemExit) as error:
         if check.plugin.origin == "built-in":
             raise
         why = f"the check of plugin {check.plugin.label} failed: {brief(error)}"
@@ -193,7 +197,6 @@ def _measure(check: Registered[Check], subject: Subject) -> list[Measure]:
         ]
     finally:
         subject.restore()
-    return measures
 
 
 def _require_declared(check: Check, measures: list[Measure]) -> None:
@@ -223,7 +226,7 @@ def _about(subject: Subject) -> dict[str, Any]:
             "prediction_type": subject.prediction_type,
         },
         "size": list(subject.size),
-        "settings": finite(plain(subject.settings.to_json())),
+        "settings": finite(plain({**subject.settings.to_json(), "dtype": subject.precision})),
         "environment": asdict(describe(subject.processes.device)),
         "lock": None if subject.lock is None else plain(subject.lock),
     }

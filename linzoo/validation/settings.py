@@ -10,17 +10,21 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError as FieldError
 
+from linzoo.distillation.errors import DataError
 from linzoo.distillation.lookup import find_recipe
 from linzoo.distillation.recipe import Data, Recipe, Validation
 from linzoo.errors import UsageError
 from linzoo.generate.compare import Settings as DrawSettings
 from linzoo.plugin.lazy import Resource
 from linzoo.validation.prompts import least_trained_on, read_prompts
+from linzoo.validation.suites import unknown_bars
+from linzoo.validation.verdicts import USER
 
 if TYPE_CHECKING:
     from linzoo.plugin import Variant
     from linzoo.registry import Registered, Registry
 
+_LEAST = 2
 _GENERAL = Resource("linzoo_recipes", "prompts/general.txt")
 _LEAST = 2
 
@@ -84,6 +88,7 @@ class Settings:
         samples: how many of the drawn latents KD is measured on.
         scales: guidance scales that guided KD is measured at; the pictures' own among them.
         bars: what a bar is and who named it, by name of the measure; the strongest has been chosen.
+        notes: what the user should know of it.
     """
 
     preset: str | None
@@ -103,6 +108,7 @@ class Settings:
     encoders: tuple[str, ...]
     speed_sizes: tuple[float, ...]
     bars: Mapping[str, tuple[float, str]]
+    notes: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Plain data for the report."""
@@ -111,6 +117,7 @@ class Settings:
         for name in ("real", "prompts_file"):
             document[name] = None if document[name] is None else str(document[name])
         document["images"] = len(document.pop("prompts"))
+        del document["notes"]
         return document
 
 
@@ -120,8 +127,12 @@ def settle(
     native_size: int,
     lock: Mapping[str, Any] | None,
     registry: Registry,
+    *,
+    drawing: bool = True,
 ) -> Settings:
     """Decide what the user left open: by the preset, the recipe that the checkpoint was distilled with, the variant.
+
+    Without ``drawing`` no prompts are read, since nothing is drawn.
 
     Raises:
         UsageError: there is no such preset, it wants prompts, there are too few of them, or nothing can be drawn at the size.
@@ -135,10 +146,11 @@ def settle(
     native = (native_size, native_size)
     trained = _trained_sizes(recipe, native) if lock and "distill" in lock else (native,)
     guidance = _first(wishes.guidance, preset.get("guidance"), validation.guidance)
+    bars = _bars(variant.value, validation, wishes)
     return Settings(
         preset=wishes.preset,
         prompts_file=None if wishes.prompts is None else Path(wishes.prompts),
-        prompts=_prompts(wishes, preset, data),
+        prompts=_prompts(wishes, preset, data) if drawing else (),
         size=wishes.size or trained[0],
         trained=trained,
         steps=_first(wishes.steps, preset.get("steps"), validation.image_steps),
@@ -152,7 +164,8 @@ def settle(
         real=None if wishes.real is None else Path(wishes.real),
         encoders=wishes.encoders or tuple(preset.get("encoders", ())),
         speed_sizes=wishes.speed_sizes,
-        bars=_bars(variant.value, validation, wishes),
+        bars=bars,
+        notes=tuple(unknown_bars(bars, registry)),
     )
 
 
@@ -199,7 +212,10 @@ def _prompts(wishes: Wishes, preset: Mapping[str, Any], data: Data) -> tuple[str
         where = str(wishes.prompts)
     else:
         where = data.source if data.kind == "prompts" else f"{_GENERAL.package}:{_GENERAL.path}"
-        found = least_trained_on(where)
+        try:
+            found = least_trained_on(where)
+        except DataError as error:
+            raise UsageError(f"{error}; give prompts with --prompts FILE") from error
         wanted = wanted or max(data.held_out, _LEAST)
     if len(found[:wanted]) < _LEAST:
         raise UsageError(
@@ -209,6 +225,10 @@ def _prompts(wishes: Wishes, preset: Mapping[str, Any], data: Data) -> tuple[str
         raise UsageError(
             f"{where}: {len(found)} prompts are fewer than the {wanted} that are to be drawn; add some or lower --images"
         )
+    if len(found[:wanted]) < _LEAST:
+        raise UsageError(
+            f"{where}: at least {_LEAST} prompts must be drawn, to compare them as sets; add some"
+        )
     return tuple(found[:wanted])
 
 
@@ -217,7 +237,7 @@ def _bars(variant: Variant, validation: Validation, wishes: Wishes) -> dict[str,
     named = (
         (variant.bars, f"variant {variant.id}"),
         (validation.bars, "distill recipe"),
-        (wishes.bars, "--bar"),
+        (wishes.bars, USER),
     )
     return {name: (value, whose) for bars, whose in named for name, value in bars.items()}
 

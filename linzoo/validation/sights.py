@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,10 +14,11 @@ from torch import Tensor
 from linzoo.distillation.data.items import file_stamp, fingerprint
 from linzoo.errors import UsageError
 from linzoo.generate.output import FORMATS
+from linzoo.plugin import Encoder
 from linzoo.validation.chunks import Chunks
-from linzoo.validation.drawings import Who, read_pixels
+from linzoo.validation.drawings import BOTH, Who, read_pixels
 from linzoo.validation.encoders.choosing import Choice, choose, downloads_allowed
-from linzoo.validation.encoders.pixels import resize
+from linzoo.validation.encoders.pixels import square
 
 if TYPE_CHECKING:
     from linzoo.validation.subject import Subject
@@ -36,6 +37,27 @@ class _Look:
 
     chunks: Chunks
     see: Callable[[Any, range], Tensor]
+
+
+@dataclass
+class _Built:
+    """An encoder, built when it is first used.
+
+    Attributes:
+        encoder: the entry.
+        device: where it computes.
+        it: what was built.
+    """
+
+    encoder: Encoder
+    device: str
+    it: Any = None
+
+    def get(self) -> Any:
+        """Build it, or return what was built."""
+        if self.it is None:
+            self.it = self.encoder.build.load()(self.device)
+        return self.it
 
 
 @dataclass(frozen=True)
@@ -77,18 +99,19 @@ class Sights:
     def look(self) -> None:
         """Let every encoder look at what it has not looked at, every process its part."""
         processes = self.subject.processes
-        for kind, encoder in self.choice.encoders.items():
-            looks = self._looks(kind)
-            missing = {
-                name: [items for items in look.chunks.all() if not look.chunks.has(items)]
-                for name, look in looks.items()
-            }
-            processes.wait()  # all have looked at the same files before one writes
-            if any(missing.values()):
-                built = encoder.value.build.load()(self.subject.device)
-                for name, look in looks.items():
-                    self._look(built, f"{self.name(kind)}, {name}", look, missing[name])
+        for kind in self.choice.encoders:
+            looks = self._looks[kind]
+            built = _Built(self.choice.encoders[kind].value, self.subject.device)
+            if processes.main and not all(map(_is_done, looks.values())):
+                built.get()  # the others would download the same at the same time
             processes.wait()
+            for name, look in looks.items():
+                look.chunks.fill(
+                    partial(_rows, look, built),
+                    f"{self.name(kind)}, {name}",
+                    self.subject.progress,
+                    processes,
+                )
 
     def features(self, kind: str, who: str) -> Tensor:
         """What the encoder of this kind sees in somebody's pictures, float32 (N, D)."""
@@ -103,30 +126,24 @@ class Sights:
         return self._read("distance", "pairs") if self.has("distance") else None
 
     def _read(self, kind: str, name: str) -> Tensor:
-        return self._looks(kind)[name].chunks.read(_ROWS)
+        return self._looks[kind][name].chunks.read(_ROWS)
 
-    def _look(self, built: Any, title: str, look: _Look, missing: Sequence[range]) -> None:
-        processes = self.subject.processes
-        mine = missing[processes.rank :: processes.count]
-        with self.subject.progress.task(title, sum(map(len, mine))) as told:
-            for items in mine:
-                with torch.no_grad():
-                    look.chunks.write(items, {_ROWS: look.see(built, items).float()})
-                told(len(items), {})
+    @cached_property
+    def _looks(self) -> dict[str, dict[str, _Look]]:
+        return {kind: self._looks_of(kind) for kind in self.choice.encoders}
 
-    def _looks(self, kind: str) -> dict[str, _Look]:
+    def _looks_of(self, kind: str) -> dict[str, _Look]:
         """Everything that the encoder of a kind looks at, by name."""
         prompts = self.subject.settings.prompts
-        both: tuple[Who, ...] = ("teacher", "student")
         if kind == "distance":
-            key = fingerprint(*(self.subject.drawings(who).key for who in both))
+            key = fingerprint(*(self.subject.drawings(who).key for who in BOTH))
             return {"pairs": _Look(self._chunks(kind, "pairs", key, len(prompts)), self._distance)}
         looks: dict[str, _Look] = {
             who: _Look(
                 self._chunks(kind, who, self.subject.drawings(who).key, len(prompts)),
                 partial(self._features, self._drawn(who)),
             )
-            for who in both
+            for who in BOTH
         }
         if self.real:
             key = fingerprint([file_stamp(path) for path in self.real])
@@ -138,7 +155,8 @@ class Sights:
         return looks
 
     def _chunks(self, kind: str, name: str, key: str, count: int) -> Chunks:
-        whole = fingerprint(key, self.subject.settings.resize)
+        encoder = self.choice.encoders[kind]
+        whole = fingerprint(key, self.subject.settings.resize, encoder.full_id, encoder.plugin.version)
         place = self.subject.folder / "seen" / f"{self.name(kind)}-{name}-{whole[:12]}"
         return Chunks(place, count, [_ROWS])
 
@@ -169,7 +187,17 @@ class Sights:
     def _resized(self, pixels: Tensor) -> Tensor:
         """Scaled to the protocol's side, as its published code does before pictures are compared as sets."""
         side = self.subject.settings.resize
-        return pixels if side is None else resize(pixels[None], side, side)[0]
+        return pixels if side is None else square(pixels, side)
+
+
+def _is_done(look: _Look) -> bool:
+    """Whether nothing is left to look at."""
+    return all(map(look.chunks.has, look.chunks.all()))
+
+
+def _rows(look: _Look, built: _Built, items: range) -> dict[str, Tensor]:
+    with torch.no_grad():
+        return {_ROWS: look.see(built.get(), items).float()}
 
 
 def choose_sights(subject: Subject) -> Sights:

@@ -9,6 +9,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import diffusers
+import torch
+
+from linzoo._version import __version__
 from linzoo.attention.handle import Handle, load, read_linfusion
 from linzoo.attention.linfusion import LinFusion
 from linzoo.attention.mount import unmount
@@ -29,6 +33,7 @@ from linzoo.generate.teacher import open_pipeline
 from linzoo.plugin import Variant
 from linzoo.validation.batches import make_batches
 from linzoo.validation.drawings import LARGE, Drawings, Who
+from linzoo.validation.pairs import Pairs
 from linzoo.validation.settings import Settings
 
 if TYPE_CHECKING:
@@ -99,6 +104,11 @@ class Subject:
     def seed(self) -> int:
         """Of every random number."""
         return self.settings.seed
+
+    @property
+    def prompts(self) -> tuple[str, ...]:
+        """What both draw."""
+        return self.settings.prompts
 
     @property
     def device(self) -> str:
@@ -179,6 +189,16 @@ class Subject:
         )
         return Drawings(who, key, self.folder, prompts, drawing)
 
+    def pictures(self, who: Who) -> list[Path]:
+        """The files of what the teacher or the student has drawn, in the order of the prompts."""
+        drawings = self.drawings(who)
+        return [self.folder / drawings.picture(index) for index in range(len(self.prompts))]
+
+    @property
+    def pairs(self) -> Pairs:
+        """How alike the two pictures of each prompt are."""
+        return Pairs(self)
+
     @cached_property
     def sights(self) -> Sights:
         """The encoders, and what they see in the drawn pictures."""
@@ -189,21 +209,33 @@ class Subject:
     @property
     def notes(self) -> tuple[str, ...]:
         """What the user should know besides the measures."""
-        return self.sights.notes if "sights" in vars(self) else ()
+        return (*self.settings.notes, *(self.sights.notes if "sights" in vars(self) else ()))
+
+    @property
+    def precision(self) -> str | None:
+        """The dtype that the teacher computes in; None where it was not loaded."""
+        return str(self.pipe.unet.dtype).removeprefix("torch.") if "pipe" in vars(self) else None
 
     @cached_property
     def _teacher_identity(self) -> dict[str, Any]:
         """All that has a part in a picture; the UNet by its files, since the checkpoint may be mounted in it now."""
+        vae = self.pipe.vae
         return {
+            "versions": [__version__, diffusers.__version__, torch.__version__],
             "unet": [_digests(self.found.checkpoint), str(self.pipe.unet.dtype)],
             "text": text_identity(self.pipe),
-            "vae": weights_digest(self.pipe.vae),
+            "vae": [weights_digest(vae), {name: vae.config[name] for name in vae.config if name[0] != "_"}],
             "scheduler": scheduler_identity(self.pipe),
         }
 
     @cached_property
     def _checkpoint_digests(self) -> dict[str, Any]:
-        return _digests(self.opened)
+        """The checkpoint's files, and who provides the mixers that its modules are computed by."""
+        mixers = {self.registry.mixers[module.mixer] for module in self.config.modules}
+        return {
+            **_digests(self.opened),
+            "mixers": sorted(f"{each.full_id} {each.plugin.label}" for each in mixers),
+        }
 
 
 def scaled_size(size: tuple[int, int], factor: float) -> tuple[int, int]:

@@ -10,6 +10,9 @@ from typing import Any, Literal
 from linzoo.distillation.log import finite
 from linzoo.plugin import Measure, thaw
 
+USER = "--bar"
+"""Who names a bar on the command line."""
+
 Verdict = Literal["passed", "failed", "measured", "skipped"]
 
 
@@ -38,22 +41,23 @@ class Judged:
         return document
 
 
-def judge(check: str, measure: Measure, bars: Mapping[str, tuple[float, str]]) -> Judged:
+def judge(check: str, measure: Measure, bars: Mapping[str, tuple[float, str]], own: str = "linzoo") -> Judged:
     """Hold the strongest bar that there is against a measure.
 
     Args:
         check: id of the check that it is of.
         measure: what was measured.
         bars: what a bar is and who named it, by name of the measure.
+        own: who provides the check, and the bar where nobody else names one.
     """
-    bar, whose = bars.get(measure.name, (measure.bar, "linzoo" if measure.bar is not None else ""))
-    return Judged(check, measure, bar, whose, _verdict(measure, bar))
+    bar, whose = bars.get(measure.name, (measure.bar, own if measure.bar is not None else ""))
+    return Judged(check, measure, bar, whose, _verdict(measure, bar, asked=whose == USER))
 
 
-def _verdict(measure: Measure, bar: float | None) -> Verdict:
+def _verdict(measure: Measure, bar: float | None, *, asked: bool) -> Verdict:
     value = measure.value
-    if value is None:
-        return "skipped"
+    if value is None:  # whoever names a bar wants it held
+        return "failed" if asked else "skipped"
     if math.isnan(value):
         return "failed"
     if bar is None:

@@ -9,7 +9,7 @@ from linzoo.plugin import Check, Encoder, LazyRef, hookimpl
 
 @hookimpl
 def linzoo_checks() -> Iterator[Check]:
-    """What is checked, in this order: headers, one forward pass, then pictures and times."""
+    """Headers and numbers, one forward pass, then pictures and times."""
     yield Check(
         id="structure",
         summary="Modules and tensors are those that the teacher has a place for, and all numbers are finite.",
@@ -38,7 +38,7 @@ def linzoo_checks() -> Iterator[Check]:
         id="exercised",
         summary="Every replaced module computes linear attention, and its rows sum to one.",
         run=LazyRef("linzoo.validation.checks.behaviour:exercised"),
-        measures=("idle-modules", "row-sums"),
+        measures=("idle-modules", "overflows", "row-sums"),
     )
     yield Check(
         id="backends",

@@ -43,7 +43,7 @@ def drawings(folder: Path, who: Who = "teacher", **changes: Any) -> Drawings:
 
 
 def draw(found: Drawings, pipe: Any) -> None:
-    found.draw(pipe, Processes("cpu"), Progress())
+    found.draw(pipe, Progress(), Processes("cpu"))
 
 
 def drawn(folder: Path, pipe: Any, **changes: Any) -> Drawings:
@@ -212,7 +212,7 @@ def test_too_little_room_is_seen_before_anything_is_drawn(
 ) -> None:
     monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=1000))
     watched = Watched(pipe)
-    with pytest.raises(CheckpointError, match=r"17,408 bytes are needed and 1,000 are free; make room"):
+    with pytest.raises(CheckpointError, match=r"28,723 bytes are needed and 1,000 are free; make room"):
         draw(drawings(tmp_path / "new"), watched)
     assert watched.asked == []
     assert not (tmp_path / "new").exists()
@@ -314,7 +314,7 @@ def test_the_teachers_pictures_are_taken_for_the_next_checkpoint(
         found = subject(checkpoint)
         for who in ("teacher", "student"):
             watched = Watched(found.pipe)
-            found.drawings(who).draw(watched, found.processes, found.progress)
+            found.drawings(who).draw(watched, found.progress, found.processes)
             asked.append(len(watched.asked))
     assert asked == [4, 4, 0, 4]
     assert len(list((tmp_path / "pictures").iterdir())) == 3

@@ -8,16 +8,28 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import skimage.data
 import torch
 from photographs import noisy, photographs
+from PIL import Image
 from torch import Tensor, nn
 
 from linzoo.validation.encoders.lpips import LpipsAlex
 from linzoo.validation.encoders.lpips import is_cached as lpips_is_cached
-from linzoo.validation.encoders.pixels import IMAGENET_MEAN, IMAGENET_STD, normalise
+from linzoo.validation.encoders.pixels import IMAGENET_MEAN, IMAGENET_STD, normalise, square
 from linzoo.validation.metrics.distribution import frechet, kid
+
+
+def test_the_published_protocols_square_is_pillows() -> None:
+    """As ``src/eval`` of the published code: the middle of the longer side, then Lanczos."""
+    picture = Image.fromarray(skimage.data.chelsea())  # 451 x 300
+    wanted = picture.crop((75, 0, 375, 300)).resize((64, 64), Image.Resampling.LANCZOS)
+    pixels = torch.from_numpy(np.array(picture)).permute(2, 0, 1)
+    found = square(pixels, 64)
+    assert torch.equal(found, torch.from_numpy(np.array(wanted)).permute(2, 0, 1))
+    assert torch.equal(square(found, 64), found)
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from report_sample import LAYERS, NASTY, chart, document, measure, pictures
 
 from linzoo.plugin.spec import SpecError
 from linzoo.validation.report.card import write_card_pictures
-from linzoo.validation.report.charts import to_png, to_svg
+from linzoo.validation.report.charts import _drawn, to_png, to_svg
 from linzoo.validation.report.labels import short_names
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -56,6 +56,15 @@ def places(svg: str, variable: str = "--series-1") -> np.ndarray:
 def test_bars_are_as_long_as_their_values() -> None:
     widths = [width for width, _ in bars(to_svg(chart(), "a-"))]
     assert np.array(widths) / widths[0] == pytest.approx([1, 2, 3, 4], rel=1e-4)
+
+
+def test_figures_of_bars_to_the_left_have_room_before_the_names() -> None:
+    layers = {"layer number 0": -0.4, "layer number 1": 1.0}
+    (axes,) = _drawn(chart(series={"student": layers}), "").axes
+    low, high = axes.get_xlim()
+    assert (-0.4 - low) / (high - low) > 0.2
+    (axes,) = _drawn(chart(series={"student": {name: abs(each) for name, each in layers.items()}}), "").axes
+    assert axes.get_xlim()[0] == 0
 
 
 def test_few_short_names_stand_and_the_others_lie() -> None:

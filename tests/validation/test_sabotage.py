@@ -184,6 +184,20 @@ def test_numbers_that_are_not_finite(spoiled: Path, quick: Validate, value: floa
     assert failures(quick(spoiled)) == {"not-finite": (f"{LAYERS[3]}.to_k_.0.weight",)}
 
 
+def test_finite_weights_that_overflow(spoiled: Path, quick: Validate) -> None:
+    rewrite(spoiled, sabotage.scale("5.to_v.weight", 1e4))
+    rewrite(spoiled, sabotage.scale("5.to_out.0.weight", 1e4))
+    result = quick(spoiled, dtype="float16")
+    assert "overflows" in failures(result)
+    assert result["overflows"].measure.culprits
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.float8_e4m3fn])
+def test_tensors_that_hold_other_numbers(spoiled: Path, quick: Validate, dtype: torch.dtype) -> None:
+    rewrite(spoiled, sabotage.cast("2.to_q.weight", dtype))
+    assert failures(quick(spoiled)) == {"tensors": (f"{LAYERS[2]}.to_q.weight: not floating-point numbers",)}
+
+
 def test_it_was_trained_at_another_size(quality: Validate, spoiled: Path) -> None:
     found = failures(quality(spoiled, size=(256, 192), images=2, steps=2))
     assert found["settings"] == ("size: trained at 128x128, used at 256x192 pixels",)

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from validating import TINY, registry_with
 
-from linzoo.errors import UsageError
+from linzoo.errors import PluginError, UsageError
 from linzoo.registry import Registry, build_registry
-from linzoo.validation.suites import SUITES, checks_of, names_of, require_known
+from linzoo.validation.suites import SUITES, checks_of, names_of, require_known, unknown_bars
 
 QUICK = ["structure", "backends", "exercised", "layout", "round-trip", "usage"]
 QUALITY = ["distance", "distribution", "pictures", "prediction-type", "text"]
@@ -86,17 +86,34 @@ def test_a_check_without_names_gives_one_measure_of_its_own(extended: Registry) 
     assert names_of(extended.checks["z-quick-one"].value) == ("z-quick-one",)
 
 
-def test_bars_are_for_measures_that_there_are(extended: Registry) -> None:
-    require_known(["kd", "other", "z-quick-one"], extended)
-    with pytest.raises(
-        UsageError, match="--bar clip-scor: no check measures that; did you mean 'clip-score'"
-    ):
-        require_known(["kd", "clip-scor"], extended)
-    with pytest.raises(
-        UsageError, match=r"--bar xyzzy: .* there are: a-quality-one, a-slow-gate, attention-error"
-    ):
-        require_known(["xyzzy"], extended)
-    with pytest.raises(
-        UsageError, match="--bar structure: no check measures that"
-    ):  # its measures have names
-        require_known(["structure"], extended)
+@pytest.mark.parametrize(
+    ("suite", "bar", "says"),
+    [
+        ("quality", "clip-scor", "suite 'quality' does not measure that; did you mean 'clip-score'"),
+        ("quick", "clip-score", "suite 'quick' does not measure that; there are: backends, "),
+        ("quick", "structure", "suite 'quick' does not measure that"),  # its measures have names
+    ],
+)
+def test_bars_are_for_what_the_suite_measures(shipped: Registry, suite: str, bar: str, says: str) -> None:
+    checks = checks_of(suite, shipped)
+    require_known(["misfits", "round-trip"], suite, checks)
+    with pytest.raises(UsageError, match=f"--bar {bar}: {says}"):
+        require_known(["misfits", bar], suite, checks)
+
+
+def test_bars_of_recipes_and_variants_for_nothing_are_told(shipped: Registry) -> None:
+    bars = {"kd": (0.1, "variant mini"), "kdd": (0.1, "distill recipe"), "xyzzy": (0.1, "variant mini")}
+    first, second = unknown_bars(bars, shipped)
+    assert first == (
+        "bar 'kdd' of distill recipe is held against nothing, since no check measures that; did you mean 'kd'?"
+    )
+    assert "bar 'xyzzy' of variant mini" in second
+    assert "there are: attention-error, backends" in second
+
+
+def test_two_checks_that_give_one_measure(zoo: Registry, tmp_path: Path) -> None:
+    twin = {"run": "half", "measures": ("kd",), "suites": ("quality",)}
+    registry = registry_with(tmp_path, {"twin": twin}, (*TINY, "linzoo_checks"))
+    assert "twin" not in ids("quick", registry)
+    with pytest.raises(PluginError, match=r"'.*distance' and check '.*twin' both give the measure 'kd'"):
+        checks_of("quality", registry)

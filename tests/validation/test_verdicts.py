@@ -42,6 +42,16 @@ def test_a_named_bar_goes_before_the_measures_own_and_says_whose_it_is() -> None
     assert (own.bar, own.bar_from, own.verdict) == (1.0, "linzoo", "passed")
 
 
+def test_a_bar_that_the_user_names_is_held_or_fails() -> None:
+    assert judge("distance", measure(None), {"kd": (0.1, "--bar")}).verdict == "failed"
+    assert judge("distance", measure(None), {"kd": (0.1, "variant mini")}).verdict == "skipped"
+
+
+def test_a_plugins_own_bar_is_its_own() -> None:
+    assert judge("seams", measure(0.5, bar=1.0), {}, "plugin seams 1.0").bar_from == "plugin seams 1.0"
+    assert judge("seams", measure(0.5), {}, "plugin seams 1.0").bar_from == ""
+
+
 def test_json_has_no_words_for_what_is_not_finite() -> None:
     document = judge("distance", measure(math.nan, bar=1.0, culprits=("mid",)), {}).to_json()
     assert document["value"] is None

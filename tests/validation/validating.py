@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import itertools
+import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
+import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -19,17 +21,28 @@ from linzoo.checkpoints.lock import read_lock
 from linzoo.checkpoints.source import open_source
 from linzoo.distillation.processes import Processes
 from linzoo.distillation.progress import Progress
+from linzoo.generate.teacher import open_pipeline
 from linzoo.plugin import CheckRequest, Measure
 from linzoo.registry import Registry, build_registry
+from linzoo.validation import subject as subject_module
+from linzoo.validation.result import ValidationResult
 from linzoo.validation.settings import Wishes, settle
 from linzoo.validation.subject import Subject
+from linzoo.validation.verdicts import Judged
 
 TINY = ("linzoo_tiny", "linzoo_mixers", "linzoo.checkpoints.teacher")
 """The plugins that a validation of the tiny variant takes, without a check; the fixture ``zoo`` makes the first."""
 
 _numbers = itertools.count()  # a plugin file is a module, and there is one of a name
 
+BUILT_IN = (*TINY, "linzoo_checks")
+
+SMALL: dict[str, Any] = {"images": 4, "steps": 2, "device": "cpu"}
+
 ENCODERS = ("fake-image", "fake-image-text", "fake-distance")
+
+Validate = Callable[..., ValidationResult]
+Extend = Callable[[dict[str, Any]], Registry]
 
 _PLUGIN = """
 from linzoo.plugin import Check, Encoder, LazyRef, hookimpl
@@ -53,6 +66,17 @@ def registry_with(
     file = folder / f"extra{next(_numbers)}.py"
     file.write_text(_PLUGIN.format(checks=checks))
     return build_registry(builtins=builtins, entry_points=False, env={}, paths=(file, *paths))
+
+
+def reported(folder: Path) -> Any:
+    def refuse(word: str) -> None:
+        raise AssertionError(f"{word} is no JSON")
+
+    return json.loads((folder / "report.json").read_text(encoding="utf-8"), parse_constant=refuse)
+
+
+def measures(result: ValidationResult) -> dict[str, Judged]:
+    return {each.measure.name: each for each in result.judged}
 
 
 def subject_of(
@@ -101,6 +125,40 @@ class Watched:
 Watched.__name__ = "StableDiffusionPipeline"  # drawings are told apart by the kind of pipeline
 
 
+def watch_pipelines(patch: pytest.MonkeyPatch) -> list[Watched]:
+    """The pipelines that validations open from now on."""
+    found: list[Watched] = []
+
+    def watch(*arguments: Any, **options: Any) -> Watched:
+        found.append(Watched(open_pipeline(*arguments, **options)))
+        return found[-1]
+
+    patch.setattr(subject_module, "open_pipeline", watch)
+    return found
+
+
+@pytest.fixture
+def opened(monkeypatch: pytest.MonkeyPatch) -> list[Watched]:
+    """The pipelines that a validation opens."""
+    return watch_pipelines(monkeypatch)
+
+
+@pytest.fixture
+def extend(zoo: Registry, tmp_path: Path) -> Extend:
+    """A registry with checks of a plugin, and with no others."""
+    return lambda checks: registry_with(tmp_path, checks)
+
+
+@pytest.fixture
+def check(linfusion: Path) -> Validate:
+    """Run the checks of a plugin."""
+
+    def run(registry: Registry, **wishes: Any) -> ValidationResult:
+        return linzoo.validate(linfusion, "tiny", device="cpu", registry=registry, **wishes)
+
+    return run
+
+
 class Fake:
     """An encoder of every kind. What it sees is the mean colour of each quarter."""
 
@@ -109,7 +167,7 @@ class Fake:
     sizes: ClassVar[set[tuple[int, ...]]] = set()
 
     def __init__(self, device: str) -> None:
-        assert device == "cpu"
+        assert device.startswith("cpu")
         self.seen["built"] += 1
 
     def features(self, pixels: Tensor) -> Tensor:
@@ -163,6 +221,9 @@ def forgets_to_unload(request: CheckRequest) -> list[Measure]:
 
 def draws(request: CheckRequest) -> Iterator[Measure]:
     """What a plugin is given: the teacher's own pipeline, and where to write."""
-    pixels = request.pipe("a cat", height=16, width=16, num_inference_steps=1, output_type="np").images
+    random = torch.Generator().manual_seed(request.seed)
+    pixels = request.pipe(
+        "a cat", height=16, width=16, num_inference_steps=1, output_type="np", generator=random
+    ).images
     (request.folder / "cat.txt").write_text(f"{request.variant.id} {request.size} {request.seed}")
     yield Measure(name="draws", title="Mean", value=float(pixels.mean()), better="higher", bar=0.0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -19,6 +20,7 @@ from linzoo.distillation.batch import Batch, Draws
 from linzoo.distillation.evaluation import row_sums_into
 from linzoo.plugin import Measure
 from linzoo.validation.batches import make_batches
+from linzoo.validation.checks.faults import faults, worst_first
 from linzoo.validation.subject import Subject
 
 _CAPTIONS = ("", "a photo")
@@ -36,25 +38,34 @@ def exercised(subject: Subject) -> Iterator[Measure]:
         calls = dict.fromkeys(layers, 0)
         sums: dict[str, float] = {}
         with _counted(layers, calls), row_sums_into(sums, layers):
-            _ask(subject, handle)
+            output = _ask(subject, handle)
     idle = [name for name, count in calls.items() if not count]
-    yield Measure(
-        name="idle-modules",
-        title="Replaced modules that the UNet does not use",
-        value=len(idle),
-        bar=0,
-        detail=f"{len(calls) - len(idle)} of {len(calls)} compute in every call of the UNet",
-        culprits=tuple(idle),
+    yield faults(
+        "idle-modules",
+        "Replaced modules that the UNet does not use",
+        idle,
+        f"{len(calls) - len(idle)} of {len(calls)} compute in every call of the UNet",
     )
-    worst = sorted(sums, key=lambda name: -sums[name])
+    worst = worst_first(sums)
+    broken = [name for name in worst if not math.isfinite(sums[name])]
+    if not bool(torch.isfinite(output).all()) and not broken:
+        broken = ["the UNet"]
+    yield faults(
+        "overflows",
+        "Outputs that are not finite",
+        broken,
+        "finite weights, but a call of the UNet comes to NaN or infinity" if broken else "",
+    )
     yield Measure(
         name="row-sums",
         title="Largest distance from 1 of a row's sum of attention weights",
-        value=max(sums.values(), default=0.0),
+        value=sums[worst[0]] if worst else 0.0,
         bar=_ROW_SUM_BAR,
         detail="a larger one means that eps drowns the features: they are too small, or another eps was trained with",
         culprits=tuple(name for name in worst if not sums[name] <= _ROW_SUM_BAR),
-        data={"layers": sums},
+        data={
+            "layers": {name: distance if math.isfinite(distance) else None for name, distance in sums.items()}
+        },
     )
 
 
@@ -65,12 +76,12 @@ def backends(subject: Subject) -> Iterator[Measure]:
         with use_backend("reference"):
             slow = _outputs(subject, handle)
     errors = {name: _relative(fast[name], slow[name]) for name in slow}
-    worst = sorted(errors, key=lambda name: -errors[name])
+    worst = worst_first(errors)
     bar = _AGREEMENT[subject.pipe.unet.dtype]
     yield Measure(
         name="backends",
         title="Fast kernels against the reference, relative",
-        value=max(errors.values(), default=0.0),
+        value=errors[worst[0]],
         bar=bar,
         detail=f"root mean square of the difference over that of the output, in {subject.pipe.unet.dtype}".replace(
             "torch.", ""
@@ -86,13 +97,7 @@ def round_trip(subject: Subject) -> Iterator[Measure]:
         before.save_pretrained(folder)
         after = read_linfusion(Path(folder), registry=subject.registry).state_dict()
     wrong = [name for name, tensor in before.state_dict().items() if not _same_bits(tensor, after[name])]
-    yield Measure(
-        name="round-trip",
-        title="Tensors that change when they are saved and loaded",
-        value=len(wrong),
-        bar=0,
-        culprits=tuple(wrong),
-    )
+    yield faults("round-trip", "Tensors that change when they are saved and loaded", wrong)
 
 
 @contextmanager

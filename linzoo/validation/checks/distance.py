@@ -17,12 +17,15 @@ from linzoo.distillation.select import scores
 from linzoo.distillation.student import Student
 from linzoo.plugin import Chart, Measure
 from linzoo.validation.batches import make_batches
+from linzoo.validation.checks.faults import worst_first
 from linzoo.validation.subject import Subject
 
 _TIMESTEPS = 4
 """At how many timesteps each sample's attentions are looked at."""
 _BLAMED = 16
 """Samples that tell which layer costs how much: a forward pass over them for every layer."""
+_LEAST_STEPS = 4
+_PREDICTS = "Loss as what it is said to predict, over the lowest as anything else"
 _PREDICTIONS = ("epsilon", "v_prediction", "sample")
 
 
@@ -35,13 +38,13 @@ def distance(subject: Subject) -> Iterator[Measure]:
             told(1, {})
         costs = _costs(subject, student)
         errors = attention_errors(subject, student, latents)
-    culprits = tuple(sorted(costs, key=lambda name: -costs[name]))
+    culprits = worst_first(costs)
     yield Measure(
         name="kd",
         title="KD",
         value=found.kd,
         detail="mean square of the difference of the predictions, at timesteps spread over the whole range",
-        culprits=culprits[:5],
+        culprits=tuple(culprits[:5]),
         charts=(
             Chart(
                 title="KD by timestep",
@@ -72,7 +75,7 @@ def distance(subject: Subject) -> Iterator[Measure]:
         title=f"KD under guidance {scale:g}",
         value=found.guided[scale],
         detail="mean square of the difference of the guided predictions, as a sampler meets it",
-        culprits=culprits[:5],
+        culprits=tuple(culprits[:5]),
         charts=(
             Chart(
                 title="KD under guidance",
@@ -97,13 +100,19 @@ def _costs(subject: Subject, student: Student) -> dict[str, float]:
 
 def prediction_type(subject: Subject) -> Iterator[Measure]:
     """Whether the teacher predicts what it is said to predict: its loss as that, beside its loss as anything else."""
+    if subject.settings.steps < _LEAST_STEPS:
+        why = f"what is drawn in fewer than {_LEAST_STEPS} steps tells nothing of it"
+        yield Measure(name="prediction-type", title=_PREDICTS, value=None, skipped=why)
+        return
     latents = subject.drawings("teacher").latents(subject.settings.samples)
     kinds = {kind: noise for kind in _PREDICTIONS if (noise := _noise_of(subject, kind)) is not None}
     errors: dict[str, list[Tensor]] = {kind: [] for kind in kinds}
     sizes: dict[str, list[Tensor]] = {kind: [] for kind in kinds}
+    done = 0
     with subject.student() as student, student.teacher(), torch.no_grad():
-        for index, batch in enumerate(_batches(subject, latents)):
-            draws = Draws(subject.seed, "prediction type", index, range(len(batch)))
+        for batch in _batches(subject, latents):
+            draws = Draws(subject.seed, "prediction type", 0, range(done, done + len(batch)))
+            done += len(batch)
             noised = subject.noise.draw(batch.latents, draws)
             output = student.predict(noised.latents, noised.timesteps, batch.conditioning)
             for kind, noise in kinds.items():
@@ -115,7 +124,7 @@ def prediction_type(subject: Subject) -> Iterator[Measure]:
     likeliest = min(losses, key=lambda kind: losses[kind])
     yield Measure(
         name="prediction-type",
-        title="Loss as what it is said to predict, over the lowest as anything else",
+        title=_PREDICTS,
         value=losses[said] / min(loss for kind, loss in losses.items() if kind != said),
         bar=1.0,
         detail="relative losses: " + ", ".join(f"{kind} {loss:.3g}" for kind, loss in losses.items()),
@@ -140,7 +149,7 @@ def _batches(subject: Subject, latents: Tensor) -> list[Batch]:
 
 def attention_error(errors: Mapping[str, float]) -> Measure:
     """The worst layer's error, with all in a chart."""
-    ranked = sorted(errors, key=lambda name: -errors[name])
+    ranked = worst_first(errors)
     return Measure(
         name="attention-error",
         title="Error of the worst layer, relative",

@@ -4,32 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-import torch
 from torch import Tensor
 
 from linzoo.plugin import Measure, PicturePair
-from linzoo.validation.metrics.latents import cosine
-from linzoo.validation.metrics.pictures import psnr, ssim
+from linzoo.validation.drawings import BOTH
 from linzoo.validation.subject import Subject
 
 _SHOWN = 64
-"""Pairs of pictures in the report."""
+"""Pairs of pictures in the report, whose own figures stand beside them."""
 
 
 def pictures(subject: Subject) -> Iterator[Measure]:
     """Cosine of the latents, PSNR and SSIM of the pictures, LPIPS where its network is to be had; means over pairs."""
-    teacher, student = subject.drawings("teacher"), subject.drawings("student")
-    cosines = cosine(student.latents(), teacher.latents())
-    found: dict[str, list[Tensor]] = {"psnr": [], "ssim": []}
-    count, at_once = len(teacher.prompts), subject.settings.batch
-    with subject.progress.task("comparing pictures", count) as told:
-        for start in range(0, count, at_once):
-            items = range(start, min(start + at_once, count))
-            ones, others = student.pixels(items), teacher.pixels(items)
-            found["psnr"].append(psnr(ones, others))
-            found["ssim"].append(ssim(ones, others))
-            told(len(items), {})
-    ratios, similarities = torch.cat(found["psnr"]), torch.cat(found["ssim"])
+    teacher, student = (subject.drawings(who) for who in BOTH)
+    ratios, similarities = subject.pairs.read("psnr"), subject.pairs.read("ssim")
+    cosines = subject.pairs.read("cosine")
     yield _measure("latent-cosine", "Cosine of the latents", cosines, "higher")
     yield Measure(
         name="psnr",
@@ -47,7 +36,6 @@ def pictures(subject: Subject) -> Iterator[Measure]:
             )
             for index, prompt in enumerate(teacher.prompts[:_SHOWN])
         ),
-        data={"by_picture": ratios.tolist()},
     )
     yield _measure("ssim", "SSIM to the teacher's pictures", similarities, "higher")
     distances = subject.sights.distances()
@@ -69,7 +57,6 @@ def _measure(name: str, title: str, values: Tensor, better: str) -> Measure:
         value=float(values.mean()),
         better="higher" if better == "higher" else "lower",
         detail=_spread(values),
-        data={"by_picture": values.tolist()},
     )
 
 

@@ -2,41 +2,64 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
+from linzoo.errors import LinzooError
+from linzoo.generate.memory import out_of_memory
 from linzoo.plugin import Chart, Measure, PicturePair
 from linzoo.validation.checks.distance import attention_errors
-from linzoo.validation.drawings import FACTORS, LARGE, Who
+from linzoo.validation.checks.faults import worst_first
+from linzoo.validation.drawings import BOTH, FACTORS, LARGE
 from linzoo.validation.metrics.repetition import repetition
 from linzoo.validation.subject import Subject
 
-_WHOSE: tuple[Who, ...] = ("teacher", "student")
+_ERROR = "Error of the layers at the largest size"
+_REPETITION = "Repetition at the largest size, change from the teacher's"
 
 
 def resolution(subject: Subject) -> Iterator[Measure]:
-    """Error of each layer, and repetition in the pictures, at one to four times the side."""
+    """Error of each layer, and repetition in the pictures, at one to four times the side, as far as memory goes."""
     errors: dict[float, dict[str, float]] = {}
+    for factor in FACTORS:
+        try:
+            errors[factor] = _errors_at(subject, factor)
+        except (LinzooError, RuntimeError, MemoryError) as error:
+            if not out_of_memory(error.__cause__ or error):
+                raise
+            break  # nor would a larger one fit
+    if len(errors) < 2:
+        why = f"there is not enough memory on {subject.device} for {FACTORS[1]:g} times the side"
+        for name, title in (("resolution-error", _ERROR), ("repetition-change", _REPETITION)):
+            yield Measure(name=name, title=title, value=None, skipped=why)
+        return
+    yield _growth(subject, errors)
+    yield _repetition(subject, list(errors))
+
+
+def _errors_at(subject: Subject, factor: float) -> dict[str, float]:
+    """Draw with both at a size, in this process alone, and look at each layer there."""
+    subject.drawings("teacher", factor).draw(subject.pipe, subject.progress)
+    with subject.mounted():
+        subject.drawings("student", factor).draw(subject.pipe, subject.progress)
     with subject.student() as student:
-        for factor in FACTORS:
-            latents = subject.drawings("teacher", factor).latents(LARGE)
-            errors[factor] = attention_errors(subject, student, latents)
-    yield _errors(subject, errors)
-    yield _repetition(subject)
+        return attention_errors(subject, student, subject.drawings("teacher", factor).latents(LARGE))
 
 
-def _errors(subject: Subject, errors: Mapping[float, Mapping[str, float]]) -> Measure:
+def _growth(subject: Subject, errors: Mapping[float, Mapping[str, float]]) -> Measure:
     means = {factor: sum(each.values()) / len(each) for factor, each in errors.items()}
-    last = errors[FACTORS[-1]]
-    ranked = sorted(last, key=lambda name: -last[name])
-    growth = means[FACTORS[-1]] / means[FACTORS[0]]
+    largest = max(errors)
+    last = errors[largest]
+    ranked = worst_first(last)
+    growth = means[largest] / means[FACTORS[0]]
     lines = {"mean over layers": means} | {
         name: {factor: each[name] for factor, each in errors.items()} for name in ranked[:3]
     }
     return Measure(
         name="resolution-error",
-        title=f"Error of the layers at {FACTORS[-1]:g} times the side",
-        value=means[FACTORS[-1]],
-        detail=f"relative, mean over layers; {growth:.2f} times that at {_size(subject, 1.0)} pixels",
+        title=_ERROR,
+        value=means[largest],
+        detail=f"relative, mean over layers, at {_size(subject, largest)} pixels; {growth:.2f} times that at"
+        f" {_size(subject, 1.0)}{_left_out(errors)}",
         culprits=tuple(ranked[:5]),
         charts=(
             Chart(
@@ -54,20 +77,20 @@ def _errors(subject: Subject, errors: Mapping[float, Mapping[str, float]]) -> Me
     )
 
 
-def _repetition(subject: Subject) -> Measure:
-    repeats: dict[str, dict[str, float]] = {who: {} for who in _WHOSE}
+def _repetition(subject: Subject, factors: Sequence[float]) -> Measure:
+    repeats: dict[str, dict[str, float]] = {who: {} for who in BOTH}
     native = min(subject.size)
-    for factor in FACTORS:
-        for who in _WHOSE:
-            pixels = subject.drawings(who, factor).pixels(range(LARGE))
+    for factor in factors:
+        for who in BOTH:
+            pixels = subject.drawings(who, factor).pixels(range(min(LARGE, len(subject.settings.prompts))))
             repeats[who][f"{factor:g}"] = float(repetition(pixels, native).mean())
-    last = f"{FACTORS[-1]:g}"
+    last = f"{factors[-1]:g}"
     return Measure(
         name="repetition-change",
-        title=f"Repetition at {last} times the side, change from the teacher's",
+        title=_REPETITION,
         value=repeats["student"][last] - repeats["teacher"][last],
-        detail=f"{repeats['student'][last]:.2f} against the teacher's {repeats['teacher'][last]:.2f}; 1 is a picture that is"
-        " tiled of one",
+        detail=f"at {_size(subject, factors[-1])} pixels {repeats['student'][last]:.2f} against the teacher's"
+        f" {repeats['teacher'][last]:.2f}; 1 is a picture that is tiled of one{_left_out(factors)}",
         charts=(
             Chart(
                 title="Repetition over the size",
@@ -77,14 +100,19 @@ def _repetition(subject: Subject) -> Measure:
                 series=repeats,
             ),
         ),
-        pictures=tuple(_pairs(subject)),
+        pictures=tuple(_pairs(subject, factors)),
     )
 
 
-def _pairs(subject: Subject) -> Iterator[PicturePair]:
-    for factor in FACTORS[1:]:
-        teacher, student = (subject.drawings(who, factor) for who in _WHOSE)
-        for index in range(LARGE):
+def _left_out(factors: Collection[float]) -> str:
+    missing = [f"{factor:g}" for factor in FACTORS if factor not in factors]
+    return f"; {' and '.join(missing)} times the side do not fit into memory" if missing else ""
+
+
+def _pairs(subject: Subject, factors: Sequence[float]) -> Iterator[PicturePair]:
+    for factor in factors[1:]:
+        teacher, student = (subject.drawings(who, factor) for who in BOTH)
+        for index in range(len(teacher.prompts)):
             yield PicturePair(
                 title=teacher.prompts[index],
                 detail=f"{_size(subject, factor)} pixels, seed {subject.seed + index}",

@@ -7,11 +7,12 @@ from collections.abc import Iterator
 import torch
 
 from linzoo.attention.fit import misfits
-from linzoo.attention.handle import announced, read_tensor, tensor_problems
+from linzoo.attention.handle import FLOATING, announced, read_tensor, tensor_problems
 from linzoo.attention.plan import sites_of
 from linzoo.checkpoints.lock import changed_outputs
 from linzoo.checkpoints.unet import open_unet
 from linzoo.plugin import Measure
+from linzoo.validation.checks.faults import faults
 from linzoo.validation.subject import Subject
 
 
@@ -20,32 +21,28 @@ def structure(subject: Subject) -> Iterator[Measure]:
     unet = open_unet(subject.found.checkpoint, subject.variant)
     shapes = {name: info.shape for name, info in unet.tensors.items()}
     wrong = misfits(subject.config, sites_of(unet.config, shapes))
-    yield Measure(
-        name="misfits",
-        title="Modules that the teacher has no place for",
-        value=len(wrong),
-        bar=0,
-        detail=next((f"{name}: {why}" for name, why in wrong.items()), f"all {_layers(subject)} fit"),
-        culprits=tuple(wrong),
+    yield faults(
+        "misfits",
+        "Modules that the teacher has no place for",
+        tuple(wrong),
+        next(
+            (f"{name}: {why}" for name, why in wrong.items()),
+            f"all {len(subject.config.modules)} modules fit",
+        ),
     )
     problems = tensor_problems(subject.opened, announced(subject.config, subject.registry))
-    faulty = [f"{_named(subject, name)}: {problem}" for problem, names in problems.items() for name in names]
-    yield Measure(
-        name="tensors",
-        title="Tensors that are missing, too many or misshaped",
-        value=len(faulty),
-        bar=0,
-        detail=f"{len(subject.opened.tensors)} tensors",
-        culprits=tuple(faulty),
+    yield faults(
+        "tensors",
+        "Tensors that are missing, too many or misshaped",
+        [f"{_named(subject, name)}: {problem}" for problem, names in problems.items() for name in names],
+        f"{len(subject.opened.tensors)} tensors",
     )
     broken = [_named(subject, name) for name in subject.opened.tensors if not _finite(subject, name)]
-    yield Measure(
-        name="not-finite",
-        title="Tensors with numbers that are not finite",
-        value=len(broken),
-        bar=0,
-        detail="NaN or infinity makes every picture black" if broken else "",
-        culprits=tuple(broken),
+    yield faults(
+        "not-finite",
+        "Tensors with numbers that are not finite",
+        broken,
+        "NaN or infinity makes every picture black" if broken else "",
     )
 
 
@@ -69,22 +66,18 @@ def usage(subject: Subject) -> Iterator[Measure]:
     if subject.size not in subject.settings.trained:
         sizes = " and ".join("{}x{}".format(*size) for size in subject.settings.trained)
         differing.append("size: trained at {}, used at {}x{} pixels".format(sizes, *subject.size))
-    yield Measure(
-        name="settings",
-        title="Settings that differ from those it was made with",
-        value=len(differing),
-        bar=0,
-        detail="; ".join(differing) or "variant, prediction type and size are the same",
-        culprits=tuple(differing),
+    yield faults(
+        "settings",
+        "Settings that differ from those it was made with",
+        differing,
+        "; ".join(differing) or "variant, prediction type and size are the same",
     )
     changed = changed_outputs(subject.checkpoint, lock)
-    yield Measure(
-        name="files",
-        title="Files that were changed since the lock file was written",
-        value=len(changed),
-        bar=0,
-        detail="another program wrote to it, or a download was cut" if changed else "",
-        culprits=tuple(changed),
+    yield faults(
+        "files",
+        "Files that were changed since the lock file was written",
+        changed,
+        "another program wrote to it, or a download was cut" if changed else "",
     )
 
 
@@ -112,10 +105,6 @@ def layout(subject: Subject) -> Iterator[Measure]:
     )
 
 
-def _layers(subject: Subject) -> str:
-    return f"{len(subject.config.modules)} modules"
-
-
 def _named(subject: Subject, tensor: str) -> str:
     """A tensor by the module that it is of, as people know it: ``mid_block….attn1.to_q.weight``."""
     index, _, rest = tensor.partition(".")
@@ -126,4 +115,8 @@ def _named(subject: Subject, tensor: str) -> str:
 
 
 def _finite(subject: Subject, name: str) -> bool:
+    """Whether a tensor's numbers are finite; one that holds none, or no floating-point ones, is another fault."""
+    info = subject.opened.tensors[name]
+    if info.dtype not in FLOATING or 0 in info.shape:
+        return True
     return bool(torch.isfinite(read_tensor(subject.opened, name)).all())

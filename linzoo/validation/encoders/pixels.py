@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
@@ -38,6 +40,18 @@ def resize_and_crop(pixels: Tensor, side: int) -> Tensor:
     scaled = resize(pixels, height * side // shorter, width * side // shorter)
     top, left = ((length - side) // 2 for length in scaled.shape[-2:])
     return scaled[..., top : top + side, left : left + side]
+
+
+def square(pixels: Tensor, side: int) -> Tensor:
+    """The square in the middle of a picture, uint8 (3, H, W), scaled to ``side`` by Lanczos' filter, uint8 (3, side, side).
+
+    As LinFusion's published evaluation makes the pictures that it compares, drawn and real (its ``src/eval``).
+    """
+    shorter = min(pixels.shape[-2:])
+    top, left = ((length - shorter) // 2 for length in pixels.shape[-2:])
+    middle = pixels[:, top : top + shorter, left : left + shorter].permute(1, 2, 0).cpu().numpy()
+    scaled = Image.fromarray(middle).resize((side, side), Image.Resampling.LANCZOS)
+    return torch.from_numpy(np.array(scaled)).permute(2, 0, 1)
 
 
 def normalise(pixels: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:

@@ -14,6 +14,8 @@ _OPTIONS = {
     "guidance": "guidance",
     "seed": "seed",
     "real": "real",
+    "batch": "batch",
+    "dtype": "dtype",
 }
 """Options of ``linzoo validate``, and the settings of ``report.json`` that they come from."""
 
@@ -31,6 +33,8 @@ def command_of(document: Mapping[str, Any]) -> str:
     for option, name in _OPTIONS.items():
         if settings.get(name) is not None:
             words += [f"--{option}", str(settings[name])]
+    if document["suite"] in ("speed", "full") and settings.get("speed_sizes"):
+        words += ["--speed-sizes", ",".join(f"{factor:g}" for factor in settings["speed_sizes"])]
     for encoder in settings.get("encoders", ()):
         words += ["--encoder", encoder]
     for measure in document["measures"]:

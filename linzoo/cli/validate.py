@@ -95,7 +95,7 @@ def _number(text: str) -> float:
     "--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True, help="Seed of the noise."
 )
 @click.option(
-    "--batch", type=click.IntRange(min=1), default=8, show_default=True, help="Pictures drawn at once."
+    "--batch", type=click.IntRange(1, 16), default=8, show_default=True, help="Pictures drawn at once."
 )
 @click.option("--speed-sizes", metavar="LIST", callback=_parse_factors,
               help="Sides that the suite speed measures, in multiples of the size  [default: 0.5,1,2,4]")  # fmt: skip

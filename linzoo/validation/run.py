@@ -15,7 +15,7 @@ from linzoo.checkpoints.atomic import explain_os_errors, held
 from linzoo.checkpoints.detection import inspect
 from linzoo.checkpoints.linfusion import LinFusionConfig
 from linzoo.checkpoints.lock import plain, read_lock
-from linzoo.checkpoints.source import open_source
+from linzoo.checkpoints.source import Checkpoint, open_source
 from linzoo.distillation.log import finite
 from linzoo.distillation.processes import Processes
 from linzoo.distillation.progress import Progress
@@ -103,7 +103,7 @@ def validate(
     processes = Processes(usable_device(device) if device else None)
     speaking = progress if progress is not None and processes.main else Progress()
     if report is None and suite != "quick":
-        report = f"{Path(opened.spec.partition('@')[0]).resolve().name}-validation"
+        report = _report_of(opened)
     with _folder(report, processes) as folder:
         subject = Subject(
             opened, config, lock, found, registered, settings, folder, dtype, processes, registry, speaking
@@ -121,6 +121,12 @@ def validate(
         if report is not None:
             processes.in_main(partial(_write, result, folder))
         return result
+
+
+def _report_of(checkpoint: Checkpoint) -> str:
+    """The folder of a report that the user did not name: after the checkpoint as it was given."""
+    name, _, _ = checkpoint.spec.partition("@") if checkpoint.revision else (checkpoint.spec, "", "")
+    return f"{Path(name).resolve().name}-validation"
 
 
 @contextmanager

@@ -6,6 +6,7 @@ import math
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -35,6 +36,7 @@ from linzoo.registry import Registry
 from linzoo.validation.encoders import choosing
 from linzoo.validation.errors import ValidationError
 from linzoo.validation.result import ValidationResult
+from linzoo.validation.run import _report_of
 
 # Suites
 
@@ -306,6 +308,21 @@ def test_a_report_has_the_checkpoints_name_where_none_is_given(
     result = check(registry, suite="speed")
     assert result.report == Path(f"{linfusion.name}-validation")
     assert reported(tmp_path / result.report)["suite"] == "speed"
+
+
+@pytest.mark.parametrize(
+    ("spec", "revision", "name"),
+    [
+        ("mini-linfusion", None, "mini-linfusion"),
+        ("folder/my@model/", None, "my@model"),
+        ("hf://user/repo@v1", "0" * 40, "repo"),
+        ("hf://user/repo", "0" * 40, "repo"),
+    ],
+)
+def test_a_report_is_called_after_the_checkpoint_as_it_was_given(
+    spec: str, revision: str | None, name: str
+) -> None:
+    assert _report_of(SimpleNamespace(spec=spec, revision=revision)) == f"{name}-validation"
 
 
 def test_a_checkpoint_is_a_folder(zoo: Registry, linfusion: Path) -> None:

@@ -144,7 +144,7 @@ def test_hooks_are_listed_and_explained() -> None:
     assert explained.startswith("linzoo_before_push(plan: PushPlan) -> None\n\nLook at a push")
     assert 'raise Veto("no licence; pass --license")' in explained
     data = json.loads(plugins("hooks", "--json").stdout)["hooks"]
-    assert [hook["declares"] for hook in data] == [True] * 6 + [False] * 4
+    assert [hook["declares"] for hook in data] == [True] * 7 + [False] * 4
     failed = plugins("hooks", "linzoo_variant")
     assert failed.exit_code == 1
     assert "there is no hook 'linzoo_variant'; there are: linzoo_variants," in failed.stderr

@@ -12,7 +12,7 @@ import torch
 
 import linzoo
 from linzoo.cli.demo import PROMPTS
-from linzoo.plugin import TeacherRequest
+from linzoo.plugin import Resource, TeacherRequest
 from linzoo.registry import Registry, build_registry
 
 RED, BLUE = 0, 2
@@ -106,7 +106,7 @@ def test_it_draws_at_twice_its_size_with_softmax_and_linear_attention(
 
 
 def test_there_are_sixteen_prompts_in_words_that_it_knows(mini: Any) -> None:
-    prompts = json.loads(PROMPTS.locate().read_text(encoding="utf-8"))
+    prompts = json.loads(Resource(*PROMPTS).locate().read_text(encoding="utf-8"))
     assert len(set(prompts)) == 16
     for prompt in prompts:
         assert len(mini.tokenizer(prompt).input_ids) <= mini.tokenizer.model_max_length

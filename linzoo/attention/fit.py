@@ -26,6 +26,6 @@ def misfits(config: LinFusionConfig, sites: Iterable[AttentionSite]) -> dict[str
                 else f"one of width {place[0]} with {place[1]} heads"
             )
             found[module.module_name] = (
-                f"it is of width {module.dim_n} with {module.heads} heads, and the teacher has {here}"
+                f"of width {module.dim_n} with {module.heads} heads, and the teacher has {here}"
             )
     return found

@@ -250,7 +250,7 @@ def _check_modules(plan: RunPlan) -> None:
     shapes = {name: info.shape for name, info in unet.tensors.items()}
     for name, why in misfits(plan.config, sites_of(unet.config, shapes)).items():
         raise DistillationError(
-            f"{plan.checkpoint.path} does not fit {plan.teacher.checkpoint.spec}: it replaces '{name}'; {why}"
+            f"{plan.checkpoint.path} does not fit {plan.teacher.checkpoint.spec}: it replaces '{name}' {why}"
         )
     if plan.settings.keep_softmax >= len(plan.config.modules):
         raise DistillationError(

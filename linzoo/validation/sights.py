@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,7 @@ from linzoo.errors import UsageError
 from linzoo.generate.output import FORMATS
 from linzoo.plugin import Encoder
 from linzoo.validation.chunks import Chunks
-from linzoo.validation.drawings import BOTH, Who, read_pixels
+from linzoo.validation.drawings import BOTH, read_pixels
 from linzoo.validation.encoders.choosing import Choice, choose, downloads_allowed
 from linzoo.validation.encoders.pixels import square
 
@@ -37,27 +37,6 @@ class _Look:
 
     chunks: Chunks
     see: Callable[[Any, range], Tensor]
-
-
-@dataclass
-class _Built:
-    """An encoder, built when it is first used.
-
-    Attributes:
-        encoder: the entry.
-        device: where it computes.
-        it: what was built.
-    """
-
-    encoder: Encoder
-    device: str
-    it: Any = None
-
-    def get(self) -> Any:
-        """Build it, or return what was built."""
-        if self.it is None:
-            self.it = self.encoder.build.load()(self.device)
-        return self.it
 
 
 @dataclass(frozen=True)
@@ -101,13 +80,13 @@ class Sights:
         processes = self.subject.processes
         for kind in self.choice.encoders:
             looks = self._looks[kind]
-            built = _Built(self.choice.encoders[kind].value, self.subject.device)
+            build = cache(partial(_build, self.choice.encoders[kind].value, self.subject.device))
             if processes.main and not all(map(_is_done, looks.values())):
-                built.get()  # the others would download the same at the same time
+                build()  # the others would download the same at the same time
             processes.wait()
             for name, look in looks.items():
                 look.chunks.fill(
-                    partial(_rows, look, built),
+                    partial(_rows, look, build),
                     f"{self.name(kind)}, {name}",
                     self.subject.progress,
                     processes,
@@ -115,18 +94,15 @@ class Sights:
 
     def features(self, kind: str, who: str) -> Tensor:
         """What the encoder of this kind sees in somebody's pictures, float32 (N, D)."""
-        return self._read(kind, who)
+        return self._looks[kind][who].chunks.read(_ROWS)
 
     def texts(self) -> Tensor | None:
         """What the image-text encoder makes of the prompts, float32 (N, D); None where there is none."""
-        return self._read("image-text", "prompts") if self.has("image-text") else None
+        return self.features("image-text", "prompts") if self.has("image-text") else None
 
     def distances(self) -> Tensor | None:
         """How far the student's pictures are from the teacher's, (N,); None where there is no encoder for it."""
-        return self._read("distance", "pairs") if self.has("distance") else None
-
-    def _read(self, kind: str, name: str) -> Tensor:
-        return self._looks[kind][name].chunks.read(_ROWS)
+        return self.features("distance", "pairs") if self.has("distance") else None
 
     @cached_property
     def _looks(self) -> dict[str, dict[str, _Look]]:
@@ -141,7 +117,7 @@ class Sights:
         looks: dict[str, _Look] = {
             who: _Look(
                 self._chunks(kind, who, self.subject.drawings(who).key, len(prompts)),
-                partial(self._features, self._drawn(who)),
+                partial(self._features, self.subject.pictures(who)),
             )
             for who in BOTH
         }
@@ -159,10 +135,6 @@ class Sights:
         whole = fingerprint(key, self.subject.settings.resize, encoder.full_id, encoder.plugin.version)
         place = self.subject.folder / "seen" / f"{self.name(kind)}-{name}-{whole[:12]}"
         return Chunks(place, count, [_ROWS])
-
-    def _drawn(self, who: Who) -> list[Path]:
-        drawings = self.subject.drawings(who)
-        return [drawings.folder / drawings.picture(index) for index in range(len(drawings.prompts))]
 
     def _features(self, files: Sequence[Path], built: Any, items: range) -> Tensor:
         """Pictures of several sizes are looked at one by one."""
@@ -195,9 +167,13 @@ def _is_done(look: _Look) -> bool:
     return all(map(look.chunks.has, look.chunks.all()))
 
 
-def _rows(look: _Look, built: _Built, items: range) -> dict[str, Tensor]:
+def _build(encoder: Encoder, device: str) -> Any:
+    return encoder.build.load()(device)
+
+
+def _rows(look: _Look, build: Callable[[], Any], items: range) -> dict[str, Tensor]:
     with torch.no_grad():
-        return {_ROWS: look.see(built.get(), items).float()}
+        return {_ROWS: look.see(build(), items).float()}
 
 
 def choose_sights(subject: Subject) -> Sights:

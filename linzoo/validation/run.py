@@ -93,11 +93,7 @@ def validate(
     require_text_to_image(found)
     entry, _ = found.require()
     registered = next(each for each in registry.variants if each.value is entry)
-    opened = open_source(checkpoint, registry=registry)
-    if not opened.path.is_dir():
-        raise CheckpointError(
-            f"{opened.path}: a LinFusion checkpoint is a folder, and this is a file; 'linzoo convert' makes one"
-        )
+    opened = _open(checkpoint, registry)
     config, lock = LinFusionConfig.from_folder(opened.path), read_lock(opened.path)
     settings = settle(wanted, registered, found.native_size or 0, lock, registry, drawing=draws(suite))
     processes = Processes(usable_device(device) if device else None)
@@ -108,19 +104,19 @@ def validate(
         subject = Subject(
             opened, config, lock, found, registered, settings, folder, dtype, processes, registry, speaking
         )
-        judged = _run(subject, suite, checks)
-        result = ValidationResult(
-            suite=suite,
-            checkpoint=opened.spec,
-            teacher=found.checkpoint.spec,
-            judged=judged,
-            notes=subject.notes,
-            about=_about(subject),
-            report=None if report is None else folder,
-        )
+        result = _result(subject, suite, _run(subject, suite, checks), None if report is None else folder)
         if report is not None:
             processes.in_main(partial(_write, result, folder))
         return result
+
+
+def _open(checkpoint: str | Path, registry: Registry) -> Checkpoint:
+    opened = open_source(checkpoint, registry=registry)
+    if not opened.path.is_dir():
+        raise CheckpointError(
+            f"{opened.path}: a LinFusion checkpoint is a folder, and this is a file; 'linzoo convert' makes one"
+        )
+    return opened
 
 
 def _report_of(checkpoint: Checkpoint) -> str:
@@ -219,6 +215,20 @@ def _left_out(checks: list[Registered[Check]], why: str) -> list[Judged]:
         for check in checks
         for name in names_of(check.value)
     ]
+
+
+def _result(
+    subject: Subject, suite: str, judged: tuple[Judged, ...], report: Path | None
+) -> ValidationResult:
+    return ValidationResult(
+        suite=suite,
+        checkpoint=subject.opened.spec,
+        teacher=subject.teacher,
+        judged=judged,
+        notes=subject.notes,
+        about=_about(subject),
+        report=report,
+    )
 
 
 def _about(subject: Subject) -> dict[str, Any]:

@@ -222,7 +222,9 @@ def test_what_is_there_takes_no_more_room(
     straight: Drawings, pipe: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=0))
-    draw(straight, pipe)
+    watched = Watched(pipe)
+    draw(straight, watched)  # and raises nothing
+    assert watched.asked == []
 
 
 # Nothing is mixed

@@ -133,7 +133,8 @@ def validate(
     Examples:
       linzoo validate mini-linfusion --teacher mini
       linzoo validate dream-linfusion --teacher dreamshaper_8.safetensors --suite quality --images 256
-      linzoo validate dream-linfusion --teacher dreamshaper_8.safetensors --bar clip-score-change=-0.2 --junit out.xml
+      linzoo validate dream-linfusion --teacher dreamshaper_8.safetensors --suite quality \\
+        --bar clip-score-change=-0.2 --junit out.xml
       accelerate launch -m linzoo validate xl-linfusion --teacher xl --suite quality --preset coco-30k \\
         --prompts captions_val2014.json --real val2014
 

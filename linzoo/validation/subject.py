@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import diffusers
 import torch
+from torch import Tensor
 
 from linzoo._version import __version__
 from linzoo.attention.handle import Handle, load, read_linfusion
@@ -21,6 +22,7 @@ from linzoo.checkpoints.inspection import Inspection
 from linzoo.checkpoints.linfusion import LinFusionConfig
 from linzoo.checkpoints.lock import files_read
 from linzoo.checkpoints.source import Checkpoint
+from linzoo.distillation.batch import Batch
 from linzoo.distillation.data.encode import scheduler_identity, text_identity, weights_digest
 from linzoo.distillation.data.items import fingerprint
 from linzoo.distillation.evaluation import Evaluator
@@ -162,11 +164,13 @@ class Subject:
 
     def evaluator(self, student: Student, samples: int) -> Evaluator:
         """Measures the student on what the teacher drew, or on the first ``samples`` of it."""
-        latents = self.drawings("teacher").latents(samples)
-        batches = make_batches(
-            self.pipe, latents, self.settings.prompts[: len(latents)], self.settings.batch, self.device
-        )
+        batches = self.batches(self.drawings("teacher").latents(samples))
         return Evaluator(student, self.noise, batches, self.settings.scales, self.seed)
+
+    def batches(self, latents: Tensor) -> list[Batch]:
+        """Latents of the first prompts, (N, 4, height / 8, width / 8), with their captions."""
+        captions = self.settings.prompts[: len(latents)]
+        return make_batches(self.pipe, latents, captions, self.settings.batch, self.device)
 
     def drawings(self, who: Who, factor: float = 1.0) -> Drawings:
         """What the teacher or the student draws; the first few prompts alone at ``factor`` times the sides."""

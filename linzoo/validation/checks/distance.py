@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from linzoo.attention.mounted import MountedAttention
-from linzoo.distillation.batch import Batch, Draws
+from linzoo.distillation.batch import Draws
 from linzoo.distillation.errors import DistillationError
 from linzoo.distillation.noise import Noise
 from linzoo.distillation.objective import mean_square, relative_error
@@ -16,7 +16,6 @@ from linzoo.distillation.observation import Observation
 from linzoo.distillation.select import scores
 from linzoo.distillation.student import Student
 from linzoo.plugin import Chart, Measure
-from linzoo.validation.batches import make_batches
 from linzoo.validation.checks.faults import worst_first
 from linzoo.validation.subject import Subject
 
@@ -110,7 +109,7 @@ def prediction_type(subject: Subject) -> Iterator[Measure]:
     sizes: dict[str, list[Tensor]] = {kind: [] for kind in kinds}
     done = 0
     with subject.student() as student, student.teacher(), torch.no_grad():
-        for batch in _batches(subject, latents):
+        for batch in subject.batches(latents):
             draws = Draws(subject.seed, "prediction type", 0, range(done, done + len(batch)))
             done += len(batch)
             noised = subject.noise.draw(batch.latents, draws)
@@ -140,11 +139,6 @@ def _noise_of(subject: Subject, kind: str) -> Noise | None:
         return Noise(type(scheduler).from_config(scheduler.config, prediction_type=kind))
     except DistillationError:
         return None
-
-
-def _batches(subject: Subject, latents: Tensor) -> list[Batch]:
-    captions = subject.settings.prompts[: len(latents)]
-    return make_batches(subject.pipe, latents, captions, subject.settings.batch, subject.device)
 
 
 def attention_error(errors: Mapping[str, float]) -> Measure:
@@ -187,7 +181,7 @@ def attention_errors(subject: Subject, student: Student, latents: Tensor) -> dic
             output = layer.mix_and_project(x, None)
         found[name].append(relative_error(output, y).cpu())
 
-    batches = _batches(subject, latents)
+    batches = subject.batches(latents)
     total = _TIMESTEPS * len(batches)
     with subject.progress.task("looking at each layer", total) as told:
         Observation(student, subject.noise, batches, subject.seed).show(

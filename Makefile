@@ -57,6 +57,7 @@ bench: $(READY) ## Time linear attention and whole layers on one core of this ma
 
 bench-convert: $(READY) ## Memory and time of convert against cp and against diffusers (needs 30 GB of disk).
 	$(BIN)/linzoo bench convert --out $(RESULTS)/convert-cpu.csv
+	$(BIN)/linzoo bench remote-convert --out $(RESULTS)/remote-convert-cpu.csv
 
 bench-distill: export OMP_NUM_THREADS := 1
 bench-distill: $(READY) ## Distil mini from the published recipe to linzoo's on one core: rows and docs/results (an hour, resumable).

@@ -112,8 +112,12 @@ def _write_noise(path: Path, specs: Sequence[TensorSpec]) -> None:
             writer.write(spec.name, noise[: spec.nbytes // 2].reshape(spec.shape))
 
 
-def measure(arguments: Sequence[str]) -> Measurement:
+def measure(arguments: Sequence[str], environment: Mapping[str, str] | None = None) -> Measurement:
     """Run a program and watch it.
+
+    Args:
+        arguments: its command line.
+        environment: of the program; this process's own where it is None.
 
     Raises:
         subprocess.CalledProcessError: it failed; its stderr is printed.
@@ -121,7 +125,9 @@ def measure(arguments: Sequence[str]) -> Measurement:
     peak, before = 0, _cpu_of_children()
     with tempfile.TemporaryFile() as errors:
         start = time.perf_counter()
-        with subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=errors) as process:
+        with subprocess.Popen(
+            arguments, stdout=subprocess.DEVNULL, stderr=errors, env=environment
+        ) as process:
             while process.poll() is None:
                 peak = max(peak, _anonymous(process.pid))
                 time.sleep(0.005)

@@ -1,4 +1,4 @@
-"""Results that appear whole or not at all: a folder is built beside its place and moved there at the end."""
+"""Results that appear whole or not at all: a folder or file is built beside its place and moved there at the end."""
 
 from __future__ import annotations
 
@@ -56,6 +56,26 @@ def new_folder(target: Path, *, replace: bool = False) -> Iterator[Path]:
             raise
 
 
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write a file beside its place and move it there; what stood there stays until then.
+
+    Raises:
+        CheckpointError: the place cannot be written or the disk is full.
+    """
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    with explain_os_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with temporary.open("xb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+        fsync_folder(path.parent)
+
+
 @contextmanager
 def explain_os_errors(target: Path) -> Iterator[None]:
     """Turn an ``OSError`` into a :class:`CheckpointError` that names the place and says what to do."""
@@ -79,16 +99,23 @@ def require_space(target: Path, needed: int) -> int:
     Raises:
         CheckpointError: less than ``needed`` bytes are free.
     """
-    place = target
-    while not place.exists():
-        place = place.parent
     with explain_os_errors(target):
-        free = shutil.disk_usage(place).free
+        free = shutil.disk_usage(_existing(target)).free
     if free < needed:
         raise CheckpointError(
             f"{target}: {needed:,} bytes are needed and {free:,} are free; make room or choose another disk"
         )
     return free
+
+
+def same_disk(first: Path, second: Path) -> bool:
+    """Whether two places, which need not exist yet, share their free bytes."""
+    return _existing(first).stat().st_dev == _existing(second).stat().st_dev
+
+
+def _existing(place: Path) -> Path:
+    """A place, or the deepest folder above it that exists."""
+    return next(each for each in (place, *place.absolute().parents) if each.exists())
 
 
 def fsync_folder(folder: Path) -> None:

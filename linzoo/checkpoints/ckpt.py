@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from linzoo.checkpoints.digest import stamp_of
+from linzoo.checkpoints.files import TensorStore
 from linzoo.checkpoints.header import DTYPES, TensorInfo
 from linzoo.errors import CheckpointError
 
@@ -52,7 +53,7 @@ class _Ignored:
         pass
 
 
-class PickledTensors:
+class PickledTensors(TensorStore):
     """The tensors of a torch checkpoint; a zip file is mapped into memory, an older file is read whole.
 
     Only torch's restricted unpickler is used: it makes tensors and plain containers, and runs nothing else.

@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from linzoo.checkpoints.census import count_parts, oddities, part_of
-from linzoo.checkpoints.evidence import Confidence, Evidence, decide, weakest
+from linzoo.checkpoints.evidence import Confidence, Evidence, Source, decide, weakest
 from linzoo.checkpoints.features import fingerprint_of
 from linzoo.checkpoints.inspection import Inspection
 from linzoo.checkpoints.known import KNOWN_UNETS, Kind, kind_of_class, kind_of_names, name_of
 from linzoo.checkpoints.layout import is_ldm, unet_names
+from linzoo.checkpoints.linear_unet import is_linear
 from linzoo.checkpoints.matching import Fit, closest, fit, matches
 from linzoo.checkpoints.prediction import PREDICTION_TYPES, prediction_evidence, zero_terminal_snr
 from linzoo.checkpoints.source import Checkpoint, open_source
@@ -138,11 +139,10 @@ class Detector:
 
     def _detected(self) -> tuple[Variant | None, Confidence, str]:
         """The variant by structure, or the name of a known model, or nothing and the nearest miss."""
+        if is_linear(self.checkpoint.configs.get("unet", {})):
+            return self._linear("config", "config.json: 'modules_list'")
         if any(".to_q_." in name for name in self.shapes):
-            self._see(
-                "variant", "structure", "linear attention is already in it ('to_q_' tensors)", None, "high"
-            )
-            return None, "high", "a UNet with LinFusion attention merged into it"
+            return self._linear("structure", "'to_q_' tensors")
         fingerprint = fingerprint_of(self.shapes, ldm=self.ldm)
         fits = matches(self.registry, fingerprint, self.shapes, ldm=self.ldm) if fingerprint else []
         if len(fits) == 1:
@@ -161,6 +161,10 @@ class Detector:
             return None, "high", name
         self._near_miss()
         return None, "none", ""
+
+    def _linear(self, source: Source, seen: str) -> tuple[None, Confidence, str]:
+        self._see("variant", source, f"linear attention is already in it ({seen})", None, "high")
+        return None, "high", "a UNet with LinFusion attention merged into it"
 
     def _near_miss(self) -> None:
         nearest = closest(self.registry, self.shapes, ldm=self.ldm)

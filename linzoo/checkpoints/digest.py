@@ -1,15 +1,17 @@
-"""SHA-256 of files, in a thread beside the real work (hashlib lets other threads run)."""
+"""SHA-256 of documents, and of files, in a thread beside the real work (hashlib lets other threads run)."""
 
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import threading
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
+from typing import Any
 
 from linzoo.errors import CheckpointError
 
@@ -70,15 +72,25 @@ def digest(path: Path, cancelled: threading.Event | None = None) -> Digest:
     return Digest(before[1], hasher.hexdigest())
 
 
+def hash_document(document: Any) -> str:
+    """SHA-256 of plain data, whatever the order of its keys."""
+    canonical = json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(canonical.encode()).hexdigest()
+
+
 class BackgroundDigests:
     """Hashes files in a thread while the ``with`` block works; leaving the block early stops the thread.
 
     Args:
         files: the files, under the names that :meth:`result` returns them by.
+        known: digests of files that need not be read, or are not here.
     """
 
-    def __init__(self, files: Mapping[str, Path]) -> None:
-        self._files = dict(files)
+    def __init__(
+        self, files: Mapping[str, Path], known: Mapping[Path, Digest] = MappingProxyType({})
+    ) -> None:
+        self._files = {name: path for name, path in files.items() if path not in known}
+        self._known = {name: known[path] for name, path in files.items() if path in known}
         self._cancelled = threading.Event()
         self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="linzoo-digest")
         self._futures: dict[str, Future[Digest]] = {}
@@ -89,12 +101,12 @@ class BackgroundDigests:
         return self
 
     def result(self) -> dict[str, Digest]:
-        """Wait for the thread and return what it found.
+        """Wait for the thread and return the digests of all files.
 
         Raises:
             CheckpointError: see :func:`digest`.
         """
-        return {name: future.result() for name, future in self._futures.items()}
+        return self._known | {name: future.result() for name, future in self._futures.items()}
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -2,37 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Protocol, TypeVar
+from types import MappingProxyType
+from typing import TypeVar
 
-from linzoo.checkpoints.digest import Stamp, stamp_of
+from linzoo.checkpoints.digest import Digest, Stamp, stamp_of
 from linzoo.checkpoints.header import Header, Openable, TensorInfo, read_header
 from linzoo.errors import CheckpointError
 
 F = TypeVar("F", bound=Openable)
 
 
-class TensorStore(Protocol):
-    """Named tensors that lie in files: what :class:`linzoo.checkpoints.source.Checkpoint` reads from."""
+class TensorStore:
+    """Named tensors that lie in files: what :class:`linzoo.checkpoints.source.Checkpoint` reads from.
 
-    @property
-    def stamps(self) -> Mapping[Path, Stamp]:
-        """The files on this machine that hold the tensors, as they were when they were opened."""
+    Attributes:
+        stamps: the files on this machine that hold the tensors, as they were when they were opened.
+        stated: the files that are elsewhere, by the place that they would have here, as they are said to be.
+        tensors: all tensors, by their own names.
+        metadata: what the files say about themselves.
+    """
 
-    @property
-    def tensors(self) -> Mapping[str, TensorInfo]:
-        """All tensors, by their own names."""
-
-    @property
-    def metadata(self) -> Mapping[str, str]:
-        """What the files say about themselves."""
+    stamps: Mapping[Path, Stamp]
+    stated: Mapping[Path, Digest] = MappingProxyType({})
+    tensors: Mapping[str, TensorInfo]
+    metadata: Mapping[str, str]
 
     def read_bytes(self, name: str) -> memoryview:
         """Return the bytes of one tensor, little-endian and contiguous."""
+        raise NotImplementedError
+
+    def to_fetch(self, names: Iterable[str]) -> int:  # noqa: ARG002 -- everything is here
+        """Bytes that :meth:`fetch` would bring."""
+        return 0
+
+    def fetch(self, names: Iterable[str], advance: Callable[[int], None]) -> None:
+        """Bring tensors to this machine before they are read; ``advance`` is told of the bytes."""
+
+    def forget(self) -> None:
+        """Remove what was fetched."""
 
 
-class SafetensorsFiles:
+class SafetensorsFiles(TensorStore):
     """The tensors of one safetensors file, or of all shards of a model.
 
     Args:

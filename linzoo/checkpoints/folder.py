@@ -21,12 +21,16 @@ _WEIGHTS = (
 )
 """Names that diffusers gives to a model's weights, the preferred one first."""
 
+LINEAR_WEIGHTS = "linear.weights"
+"""Folder inside a UNet's folder where the weights of a linear UNet lie (see :mod:`linzoo.checkpoints.linear_unet`)."""
+
 _MAX_JSON = 32_000_000
 
 
 def pick_weights(names: frozenset[str]) -> str | None:
-    """Of the file names of a component folder, the weights file or shard index to read."""
-    return next((name for name in _WEIGHTS if name in names), None)
+    """Of the files of a component folder, by their paths in it, the weights file or shard index to read."""
+    places = (*_WEIGHTS, *(f"{LINEAR_WEIGHTS}/{name}" for name in _WEIGHTS))
+    return next((name for name in places if name in names), None)
 
 
 def shards_of(index: dict[str, Any], where: str) -> dict[str, frozenset[str]]:
@@ -55,7 +59,8 @@ def open_component(folder: Path) -> TensorStore:
     Raises:
         CheckpointError: there are no weights under a name that diffusers gives, or they are damaged.
     """
-    name = pick_weights(frozenset(each.name for each in folder.iterdir()))
+    files = [*folder.iterdir(), *folder.glob(f"{LINEAR_WEIGHTS}/*")]
+    name = pick_weights(frozenset(each.relative_to(folder).as_posix() for each in files))
     if name is None:
         raise CheckpointError(
             f"{folder}: holds no weights that linzoo reads: {_WEIGHTS[0]}, its shards, its .fp16. form or a .bin"
@@ -64,9 +69,9 @@ def open_component(folder: Path) -> TensorStore:
     if name.endswith(".json"):
         shards = shards_of(read_json(path), str(path))
         for shard in shards:
-            if not (folder / shard).is_file():
-                raise CheckpointError(f"{folder / shard}: missing, but {name} lists it; download it")
-        return SafetensorsFiles({folder / shard: tensors for shard, tensors in shards.items()})
+            if not path.with_name(shard).is_file():
+                raise CheckpointError(f"{path.with_name(shard)}: missing, but {name} lists it; download it")
+        return SafetensorsFiles({path.with_name(shard): tensors for shard, tensors in shards.items()})
     if name.endswith(".bin"):
         from linzoo.checkpoints.ckpt import PickledTensors
 

@@ -1,139 +1,134 @@
-"""Fetching a model from the Hugging Face Hub: only the files that linzoo reads, through the local Hub cache."""
+"""A model on the Hugging Face Hub: what of its repository makes it, fetched into the Hub's cache or read where it is."""
 
 from __future__ import annotations
 
-import contextlib
 import glob
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, cast
 
-from linzoo.checkpoints.files import SafetensorsFiles
+from linzoo.checkpoints.address import HubAddress
+from linzoo.checkpoints.digest import Digest
 from linzoo.checkpoints.folder import pick_weights, read_json, shards_of
-from linzoo.checkpoints.header import Readable
+from linzoo.checkpoints.hub_errors import hub_errors
+from linzoo.checkpoints.remote import HubFile
+from linzoo.checkpoints.remote_tensors import RemoteTensors
 from linzoo.errors import CheckpointError
 
-_ADDRESS = re.compile(r"hf://([\w.-]+/[\w.-]+)(?:@([\w./-]+))?")
 _CONFIGS = re.compile(
     r"model_index\.json|config\.json|linzoo\.lock\.json|[\w.-]+/(?:config|scheduler_config)\.json"
 )
 
 
 @dataclass(frozen=True)
-class HubFile:
-    """A file that stays on the Hub and is read by range requests; opens like a path."""
-
-    repo: str
-    commit: str
-    name: str
-
-    def __str__(self) -> str:
-        return f"hf://{self.repo}@{self.commit}/{self.name}"
-
-    @contextlib.contextmanager
-    def open(self, mode: Literal["rb"], /) -> Iterator[Readable]:
-        """Open the file for reading, nothing read ahead; what fails while it is open fails as for :func:`fetch`."""
-        from huggingface_hub import HfFileSystem
-
-        with (
-            _hub_errors(self.repo, self.commit),
-            HfFileSystem().open(f"{self.repo}@{self.commit}/{self.name}", mode, cache_type="none") as file,
-        ):
-            yield cast(Readable, file)
-
-
-@dataclass(frozen=True)
-class _Located:
+class HubModel:
     """What makes the model in a repository.
 
     Attributes:
-        repo, revision: as addressed.
-        commit: what the revision is now.
-        configs: the config files; empty for a repository that is used for its one file.
+        address: as the user wrote it.
+        commit: what its revision is now.
+        whole: whether the repository is the model, as a diffusers folder; else it is used for its one file.
+        configs: small files that go with the weights.
         weights: the weights file or shard index.
+        stated: what the Hub states of the files that it keeps in its large-file storage, as it does with all weights.
     """
 
-    repo: str
-    revision: str | None
+    address: HubAddress
     commit: str
+    whole: bool
     configs: tuple[str, ...]
     weights: str
+    stated: Mapping[str, Digest]
 
-    def download(self, *names: str) -> Path:
-        """Fetch files and return the model: the snapshot folder, or the one file in it."""
-        folder = _download(self.repo, self.revision, names)
-        return folder if self.configs else folder / self.weights
+    def fetch(self) -> Path:
+        """Bring configs and weights into the cache; return the folder there, or the one file.
 
-    def shards(self, folder: Path) -> dict[str, frozenset[str]]:
+        Raises:
+            CheckpointError: they cannot be had, or the shard index is malformed.
+        """
+        folder = self._download(*self.configs, self.weights)
+        if self.weights.endswith(".json"):
+            self._download(*self._shards(folder))
+        return folder if self.whole else folder / self.weights
+
+    def open(self) -> tuple[Path, RemoteTensors] | None:
+        """Bring the configs alone into the cache and read the headers of the weights where they are.
+
+        Returns:
+            What :meth:`fetch` would return, and the tensors; None where the weights must be fetched to know: without a
+            network, for a torch pickle, for weights outside the large-file storage.
+
+        Raises:
+            CheckpointError: as :meth:`fetch`, or a header is malformed.
+        """
+        if _offline():
+            return None
+        folder = self._snapshot()
+        shards: dict[str, frozenset[str] | None] = {self.weights: None}
+        index = (self.weights,) if self.weights.endswith(".json") else ()
+        if self.configs or index:
+            folder = self._download(*self.configs, *index)
+        if index:
+            shards = {**self._shards(folder)}
+        if not all(name.endswith(".safetensors") and name in self.stated for name in shards):
+            return None
+        files = {self._file(folder, name): tensors for name, tensors in shards.items()}
+        return folder if self.whole else folder / self.weights, RemoteTensors(files)
+
+    def _file(self, folder: Path, name: str) -> HubFile | Path:
+        place, stated = folder / name, self.stated[name]
+        if place.is_file():
+            return place
+        return HubFile(self.address.repo, self.commit, name, stated.bytes, stated.sha256, place)
+
+    def _shards(self, folder: Path) -> dict[str, frozenset[str]]:
         """The shards of the index, which is fetched, by their names in the repository."""
         index = folder / self.weights
         inside = self.weights[: self.weights.rfind("/") + 1]
         found = shards_of(read_json(index), str(index))
         return {inside + shard: tensors for shard, tensors in found.items()}
 
+    def _snapshot(self) -> Path:
+        """Where the cache has the files of this commit."""
+        from huggingface_hub import constants
+        from huggingface_hub.file_download import repo_folder_name
 
-def fetch(address: str) -> tuple[Path, str]:
-    """Bring the configs and the UNet weights of a Hub repository into the cache.
+        name = repo_folder_name(repo_id=self.address.repo, repo_type="model")
+        return Path(constants.HF_HUB_CACHE).expanduser().resolve() / name / "snapshots" / self.commit
+
+    def _download(self, *names: str) -> Path:
+        folder = _download(self.address, names)
+        if folder.name != self.commit:
+            raise CheckpointError(
+                f"{self.address}: has a new commit since linzoo began to read it; run the same command again"
+            )
+        return folder
+
+
+def locate(address: str) -> HubModel:
+    """Find the model in a repository.
 
     Args:
         address: ``hf://user/repo`` or ``hf://user/repo@revision``.
 
-    Returns:
-        The folder (or the one file, for a repository that is no diffusers folder), and the commit.
-
     Raises:
         CheckpointError: the address is malformed, the repository cannot be had, or holds no model that linzoo reads.
     """
-    found = _locate(address)
-    path = found.download(*found.configs, found.weights)
-    if found.weights.endswith(".json"):
-        path = found.download(*found.shards(path))
-    return path, found.commit
+    named = HubAddress.parse(address)
+    files, commit = _list_files(named)
+    stated = {name: digest for name, digest in files.items() if digest is not None}
+    inside = "unet/" if "model_index.json" in files else ""
+    picked = pick_weights(frozenset(name[len(inside) :] for name in files if name.startswith(inside)))
+    if picked is not None:
+        configs = tuple(name for name in files if _CONFIGS.fullmatch(name))
+        return HubModel(named, commit, True, configs, inside + picked, stated)
+    file = _only_file(named, files)
+    sidecar = str(Path(file).with_suffix(".yaml"))
+    return HubModel(named, commit, False, (sidecar,) if sidecar in files else (), file, stated)
 
 
-def fetch_headers(address: str) -> tuple[Path, str, SafetensorsFiles] | None:
-    """Bring only the configs into the cache, and read the headers of the weights where they are.
-
-    Returns:
-        As :func:`fetch`, and the tensors; None where the weights must be fetched to know: without a network, or for
-        a torch pickle. Of a repository with one file the path is the name of that file.
-
-    Raises:
-        CheckpointError: as :func:`fetch`, or a header is malformed.
-    """
-    if _offline():
-        return None
-    found = _locate(address)
-    path = Path(found.weights)
-    shards: dict[str, frozenset[str] | None] = {found.weights: None}
-    if found.weights.endswith(".json"):
-        path = found.download(*found.configs, found.weights)
-        shards = {**found.shards(path)}
-    elif not found.weights.endswith(".safetensors"):
-        return None
-    elif found.configs:
-        path = found.download(*found.configs)
-    files = {HubFile(found.repo, found.commit, name): tensors for name, tensors in shards.items()}
-    return path, found.commit, SafetensorsFiles(files)
-
-
-def _locate(address: str) -> _Located:
-    match = _ADDRESS.fullmatch(address)
-    if match is None:
-        raise CheckpointError(f"{address}: not of the form hf://user/repo or hf://user/repo@revision")
-    repo, revision = match.groups()
-    names, commit = _list_files(repo, revision)
-    inside = "unet/" if "model_index.json" in names else ""
-    picked = pick_weights(frozenset(name[len(inside) :] for name in names if name.startswith(inside)))
-    if picked is None:
-        return _Located(repo, revision, commit, (), _only_file(address, names))
-    configs = tuple(name for name in names if _CONFIGS.fullmatch(name))
-    return _Located(repo, revision, commit, configs, inside + picked)
-
-
-def _only_file(address: str, names: Collection[str]) -> str:
+def _only_file(address: HubAddress, names: Collection[str]) -> str:
     files = sorted(name for name in names if "/" not in name and name.endswith((".safetensors", ".ckpt")))
     if len(files) == 1:
         return files[0]
@@ -146,17 +141,21 @@ def _only_file(address: str, names: Collection[str]) -> str:
     )
 
 
-def _list_files(repo: str, revision: str | None) -> tuple[list[str], str]:
-    """The files of the repository and its commit; without a network, those of its snapshot in the cache."""
+def _list_files(address: HubAddress) -> tuple[dict[str, Digest | None], str]:
+    """The files of a repository by name, and its commit; without a network, those of its snapshot in the cache."""
     from huggingface_hub import HfApi
 
     if _offline():
-        folder = _download(repo, revision, ())
-        names = [each.relative_to(folder).as_posix() for each in folder.rglob("*") if each.is_file()]
-        return sorted(names), folder.name
-    with _hub_errors(repo, revision):
-        info = HfApi().model_info(repo, revision=revision)
-    return sorted(each.rfilename for each in info.siblings or ()), str(info.sha)
+        folder = _download(address, ())
+        names = sorted(each.relative_to(folder).as_posix() for each in folder.rglob("*") if each.is_file())
+        return dict.fromkeys(names), folder.name
+    with hub_errors(str(address)):
+        info = HfApi().model_info(address.repo, revision=address.revision, files_metadata=True)
+    files = {
+        each.rfilename: Digest(each.lfs.size, each.lfs.sha256) if each.lfs else None
+        for each in info.siblings or ()
+    }
+    return {name: files[name] for name in sorted(files)}, str(info.sha)
 
 
 def _offline() -> bool:
@@ -165,39 +164,10 @@ def _offline() -> bool:
     return bool(constants.HF_HUB_OFFLINE)
 
 
-def _download(repo: str, revision: str | None, names: Collection[str]) -> Path:
+def _download(address: HubAddress, names: Collection[str]) -> Path:
     """Fetch the named files and return the snapshot folder, which is named by its commit."""
     from huggingface_hub import snapshot_download
 
-    with _hub_errors(repo, revision):
+    with hub_errors(str(address)):
         patterns = [glob.escape(name) for name in names]
-        return Path(snapshot_download(repo, revision=revision, allow_patterns=patterns))
-
-
-@contextlib.contextmanager
-def _hub_errors(repo: str, revision: str | None) -> Iterator[None]:
-    from huggingface_hub import errors
-
-    where = f"hf://{repo}@{revision}" if revision else f"hf://{repo}"
-    try:
-        yield
-    except CheckpointError:
-        raise
-    except errors.GatedRepoError as error:
-        raise CheckpointError(
-            f"{where}: its owner asks you to accept terms first, at https://huggingface.co/{repo};"
-            " then 'hf auth login'"
-        ) from error
-    except errors.RepositoryNotFoundError as error:
-        raise CheckpointError(
-            f"{where}: no such repository, or a private one; check the name, or log in with 'hf auth login'"
-        ) from error
-    except errors.RevisionNotFoundError as error:
-        raise CheckpointError(f"{where}: the repository has no such branch, tag or commit") from error
-    except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled) as error:
-        raise CheckpointError(
-            f"{where}: not in the local cache, and the Hub cannot be reached (offline, or HF_HUB_OFFLINE is set);"
-            " run again with a network, or name a local file or folder"
-        ) from error
-    except Exception as error:  # the Hub client and its network layer have families of their own
-        raise CheckpointError(f"{where}: cannot be fetched: {error}") from error
+        return Path(snapshot_download(address.repo, revision=address.revision, allow_patterns=patterns))

@@ -6,6 +6,7 @@ from collections.abc import Collection
 from typing import Literal
 
 from linzoo.checkpoints.layout import layout_of
+from linzoo.checkpoints.linear_unet import CLASS_NAME
 from linzoo.plugin import Fingerprint
 
 Kind = Literal["unet", "lora", "controlnet", "vae", "text-encoder", "linfusion", "unknown"]
@@ -72,6 +73,7 @@ KNOWN_UNETS: dict[Fingerprint, str] = {
 
 _CLASSES: dict[str, Kind] = {
     "UNet2DConditionModel": "unet",
+    CLASS_NAME: "unet",
     "LinFusion": "linfusion",
     "ControlNetModel": "controlnet",
     "AutoencoderKL": "vae",

@@ -6,19 +6,22 @@ It holds no times and no absolute paths: the same input gives the same bytes.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from linzoo.checkpoints.digest import Digest, digest
+from linzoo.checkpoints.digest import Digest, digest, hash_document
 from linzoo.checkpoints.folder import read_json
 from linzoo.checkpoints.source import Checkpoint
 from linzoo.errors import CheckpointError
 
 LOCK_NAME = "linzoo.lock.json"
 LOCK_VERSION = 1
+WEIGHT_SUFFIXES = (".safetensors", ".bin", ".ckpt", ".pt", ".pth", ".gguf", ".onnx", ".msgpack", ".h5")
+"""How files end that hold weights: beside a lock file there should be none that it does not name."""
+
+_SECTIONS = ("detection", "source", "linfusion", "base", "plan", "init", "distill", "tensors", "outputs")
 
 
 def files_read(checkpoint: Checkpoint) -> dict[str, Path]:
@@ -48,8 +51,7 @@ def describe_files(digests: Mapping[str, Digest]) -> dict[str, Any]:
 def describe_entry(entry: Any) -> dict[str, Any]:
     """Record what a plugin declared, with a hash of it, so that a change of a plan or recipe shows."""
     document = plain(entry)
-    canonical = json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    return {"id": entry.id, "sha256": hashlib.sha256(canonical.encode()).hexdigest(), "document": document}
+    return {"id": entry.id, "sha256": hash_document(document), "document": document}
 
 
 def plain(value: Any) -> Any:
@@ -78,11 +80,31 @@ def read_lock(folder: Path) -> dict[str, Any] | None:
     if not path.exists():
         return None
     document = read_json(path)
-    if not isinstance(document.get("outputs"), dict) or not isinstance(document.get("lock_version"), int):
+    whole = "outputs" in document and all(isinstance(document.get(name, {}), dict) for name in _SECTIONS)
+    if not whole or not isinstance(document.get("lock_version"), int):
         raise CheckpointError(f"{path}: no lock file of linzoo, or a damaged one")
     if document["lock_version"] > LOCK_VERSION:
         raise CheckpointError(f"{path}: written by a newer linzoo; update linzoo to read it")
     return document
+
+
+def made_from(lock: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """What a lock file records of each model that its result was made from, by role.
+
+    The roles are ``source``, ``linfusion`` and ``base``, and ``learnt_from`` for the teacher of a distillation where that is
+    another model than the source; of it the hashes alone are known.
+    """
+    records = {role: lock[role] for role in ("source", "linfusion", "base") if role in lock}
+    learnt_from = lock.get("distill", {}).get("teacher")
+    files = records.get("source", {}).get("files")
+    known = isinstance(files, Mapping) and {name: _sum(each) for name, each in files.items()}
+    if isinstance(learnt_from, Mapping) and learnt_from != known:
+        records["learnt_from"] = {"files": {name: {"sha256": each} for name, each in learnt_from.items()}}
+    return records
+
+
+def _sum(record: Any) -> Any:
+    return record.get("sha256") if isinstance(record, Mapping) else None
 
 
 def changed_outputs(folder: Path, lock: Mapping[str, Any]) -> list[str]:

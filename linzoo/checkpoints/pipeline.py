@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from linzoo.checkpoints.address import SCHEME, HubAddress
 from linzoo.checkpoints.components import component_folder
 from linzoo.checkpoints.folder import read_json
 from linzoo.checkpoints.source import open_source
 from linzoo.errors import CheckpointError
 from linzoo.plugin import TeacherRequest
 
-_HUB = "hf://"
 _OTHER_NETWORKS = ("first_stage_model.", "cond_stage_model.", "conditioner.")
 
 
@@ -45,9 +45,9 @@ def build_pipeline(request: TeacherRequest) -> Any:
 def _from_folder(request: TeacherRequest, **options: Any) -> Any:
     from diffusers import DiffusionPipeline
 
-    if request.source.startswith(_HUB):
-        repo, _, revision = request.source.removeprefix(_HUB).partition("@")
-        return DiffusionPipeline.from_pretrained(repo, revision=revision or None, **options)
+    if request.source.startswith(SCHEME):
+        repo, commit = HubAddress.parse(request.source).repo, request.path.name  # as the Hub's cache names it
+        return DiffusionPipeline.from_pretrained(repo, revision=commit, **options)
     if not (request.path / "model_index.json").is_file():
         raise CheckpointError(
             f"{request.path}: holds one component and not a pipeline (there is no model_index.json), and a UNet "

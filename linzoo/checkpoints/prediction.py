@@ -41,7 +41,7 @@ def prediction_evidence(
     """What the rungs have to say, in the order of the ladder; the last two are asked only when no other speaks."""
     seen = [_says("flag", flag, "given by --prediction-type", "certain")] if flag else []
     seen += _from_configs(checkpoint.configs)
-    if checkpoint.path in checkpoint.files:  # one file, and on this machine
+    if checkpoint.path in checkpoint.files:  # one file, and no folder
         seen += _from_sidecar(checkpoint.path.with_suffix(".yaml"))
     seen += _from_metadata(checkpoint.metadata)
     seen += _from_markers(checkpoint.tensors)

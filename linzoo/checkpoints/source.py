@@ -29,7 +29,7 @@ class Checkpoint:
 
     Attributes:
         spec: what the user called it.
-        path: the file or folder.
+        path: the file or folder; of a file that is on the Hub, its place in the Hub's cache.
         layout: how its UNet is named, and whether it is a folder (see :mod:`linzoo.checkpoints.layout`).
         store: where the tensors are read from.
         configs: JSON configs of a folder by component: ``model_index``, ``unet``, ``scheduler``, ``vae``, …
@@ -45,8 +45,8 @@ class Checkpoint:
 
     @property
     def files(self) -> tuple[Path, ...]:
-        """The files that hold the tensors."""
-        return tuple(self.store.stamps)
+        """The files that hold the tensors; of one that is on the Hub, its place in the Hub's cache."""
+        return (*self.store.stamps, *self.store.stated)
 
     @property
     def tensors(self) -> Mapping[str, TensorInfo]:
@@ -97,8 +97,8 @@ def open_source(
         spec: a diffusers pipeline or UNet folder, a ``.safetensors``, ``.ckpt``, ``.pt``, ``.pth`` or ``.bin``
             file, ``hf://repo[@rev]``, or the name of a model that an installed plugin ships.
         registry: where names are looked up; built when needed.
-        fetch_weights: bring the weights of a Hub repository into the cache; else they stay there and are read over
-            the network, which is cheap for headers and slow for much more.
+        fetch_weights: bring the weights of a Hub repository into the cache; else they stay there, and tensors are read
+            over the network, unless they are first brought together by ``store.fetch``.
 
     Raises:
         CheckpointError: there is no such thing, or it is damaged, hostile or incomplete.
@@ -107,10 +107,10 @@ def open_source(
     if text.startswith("hf://"):
         from linzoo.checkpoints import hub
 
-        if not fetch_weights and (found := hub.fetch_headers(text)):
-            return _open_remote(text, *found)
-        path, revision = hub.fetch(text)
-        return _open_path(text, path, revision)
+        model = hub.locate(text)
+        if not fetch_weights and (found := model.open()):
+            return _open_remote(text, *found, model.commit)
+        return _open_path(text, model.fetch(), model.commit)
     path = Path(spec)
     try:
         if path.exists():
@@ -148,9 +148,9 @@ def _registered(name: str, registry: Registry | None) -> Path:
     )
 
 
-def _open_remote(spec: str, path: Path, revision: str, store: TensorStore) -> Checkpoint:
+def _open_remote(spec: str, path: Path, store: TensorStore, revision: str) -> Checkpoint:
     """A Hub repository of which only the configs are here."""
-    if path.suffix == ".safetensors":
+    if not path.is_dir():
         return Checkpoint(spec, path, layout_of(store.tensors), store, {}, revision)
     configs = read_configs(path)
     layout: Layout = "diffusers-folder" if "model_index" in configs else "diffusers-component"

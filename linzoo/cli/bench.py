@@ -217,6 +217,36 @@ def convert(
         click.echo(benchmark.markdown(rows))
 
 
+@bench.command("remote-convert")
+@click.option("--size", "sizes", multiple=True, default=("sdxl",), show_default=True,
+              help="Variant whose size the model has; may be given again.")  # fmt: skip
+@click.option("--folder", type=click.Path(path_type=Path, exists=True, file_okay=False),
+              help="Where the files go meanwhile (up to 15 GB); the temporary folder without it.")  # fmt: skip
+@click.option("--out", type=click.Path(path_type=Path), default="remote-convert.csv", show_default=True,
+              help="CSV file that rows are appended to.")  # fmt: skip
+@JSON
+@pass_state
+def remote_convert(state: State, sizes: Sequence[str], folder: Path | None, out: Path, as_json: bool) -> None:
+    """Measure `linzoo convert hf://...` beside a download of the whole repository.
+
+    Bytes, as the server counts them, and time, on a made-up pipeline of the size of a variant that a Hub on loopback
+    serves.
+
+    \b
+    Example:
+      linzoo bench remote-convert --size sd15
+    """
+    from dataclasses import asdict
+
+    from linzoo_benchmarks import remote_convert as benchmark
+
+    rows = benchmark.run(sizes, folder, out, state.say)
+    if as_json:
+        echo_json({"schema": 1, "rows": [asdict(row) for row in rows]})
+    else:
+        click.echo(benchmark.markdown(rows))
+
+
 def _machine(dtype: str | None) -> tuple[torch.device, torch.dtype]:
     """Where to measure, and in what.
 

@@ -62,8 +62,8 @@ def convert(
     """Convert SOURCE into a LinFusion checkpoint in the folder OUT.
 
     SOURCE is a diffusers folder, a .safetensors or .ckpt file, hf://repo[@rev] or a registered name. Only the
-    tensors that are needed are read, one at a time. OUT appears whole or not at all, with linzoo.lock.json beside the
-    weights, which says where every tensor came from.
+    tensors that are needed are read, one at a time, and of a model on the Hub nothing else is fetched. OUT appears
+    whole or not at all, with linzoo.lock.json beside the weights, which says where every tensor came from.
 
     \b
     Init recipes:
@@ -77,6 +77,7 @@ def convert(
     Examples:
       linzoo convert dreamshaper_8.safetensors dreamshaper-linfusion
       linzoo convert mini mini-linfusion --dry-run
+      linzoo convert hf://stabilityai/stable-diffusion-xl-base-1.0 sdxl-linfusion
       linzoo convert dreamshaper_8.safetensors out --init pretrained --from hf://Yuanshi/LinFusion-1-5
       linzoo convert anime.safetensors anime-linfusion --init delta \\
           --from base-linfusion --base hf://stable-diffusion-v1-5/stable-diffusion-v1-5
@@ -93,8 +94,9 @@ def convert(
     for each in plan.inspection.evidence:
         if each.about == "prediction_type" and each.source in ("default", "value"):
             state.say(f"note: prediction type {each.says}: {each.detail}")
-    if plan.init.prepare is not None and not dry_run:
-        hush_libraries(state)
+    if plan.unprepared and not dry_run:
+        if plan.needs_pipeline:
+            hush_libraries(state)
         execute(
             plan, out, force=force, dry_run=True
         )  # what speaks against OUT is said before minutes of work
@@ -122,6 +124,7 @@ def _document(result: ConversionResult) -> dict[str, Any]:
         "replaced": [module.module_name for module in plan.config.modules],
         "kept_softmax": list(plan.kept),
         "bytes": plan.nbytes,
+        "bytes_to_fetch": plan.to_fetch,
         "memory_bound": plan.memory,
         "disk_needed": plan.disk,
         "disk_free": result.free,
@@ -163,8 +166,12 @@ def _print_summary(state: State, result: ConversionResult, *, to_stderr: bool) -
         if not isinstance(value, Mapping)  # of every layer: in the lock file
     ]
     if not result.written:
+        if listed := sum(
+            digest.bytes for each in plan.inputs.values() for digest in each.store.stated.values()
+        ):
+            lines.append(f"  to fetch: {_size(plan.to_fetch)} of {_size(listed)} on the Hub")
         lines.append(
-            f"  memory: at most {_size(plan.memory)} beyond the program{' and the pipeline' if plan.init.prepare else ''};"
+            f"  memory: at most {_size(plan.memory)} beyond the program{' and the pipeline' if plan.needs_pipeline else ''};"
             f" disk: {_size(plan.disk)} needed,"
             f" {_size(result.free)} free"
         )

@@ -141,9 +141,9 @@ def validate(
     Exit codes: 0 every bar is reached, 1 one fell or it cannot be done (the message says why), 2 wrong usage, 3 undecided.
     """
     hush_libraries(state)
+    from linzoo.checkpoints.atomic import write_bytes
     from linzoo.distillation.processes import leave
     from linzoo.distillation.progress import open_progress
-    from linzoo.generate.output import write_bytes
     from linzoo.validation.junit import to_junit
     from linzoo.validation.run import validate as run
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from linzoo.checkpoints.digest import hash_document
 from linzoo.distillation import yaml_text
 from linzoo.distillation.errors import RecipeError
 from linzoo.distillation.faults import Fault, dotted, explain, recipe_error, shown, suggestion
@@ -51,8 +51,7 @@ class ResolvedRecipe:
     @property
     def sha256(self) -> str:
         """Digest of the settings: that of every document that says the same, whatever its order and comments."""
-        canonical = json.dumps(self.document, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-        return hashlib.sha256(canonical.encode()).hexdigest()
+        return hash_document(self.document)
 
 
 def read_recipe(

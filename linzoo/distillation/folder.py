@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from linzoo._version import __version__
-from linzoo.checkpoints.atomic import explain_os_errors, held
+from linzoo.checkpoints.atomic import explain_os_errors, held, write_bytes
 from linzoo.checkpoints.folder import read_json
 from linzoo.checkpoints.lock import encode_json
 from linzoo.distillation.document import dump
@@ -23,7 +23,6 @@ from linzoo.distillation.planning import RECIPE_NAME, RUN_NAME, RunPlan, check_o
 from linzoo.distillation.processes import Processes
 from linzoo.distillation.progress import Progress
 from linzoo.distillation.state import SavedState, States
-from linzoo.generate.output import write_bytes
 from linzoo.plugin.requests import DistillRun
 
 if TYPE_CHECKING:

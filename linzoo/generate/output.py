@@ -1,14 +1,13 @@
-"""Pictures and pages on disk: written whole or not at all."""
+"""Pictures on disk: written whole or not at all."""
 
 from __future__ import annotations
 
 import io
 import os
-import secrets
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from linzoo.checkpoints.atomic import explain_os_errors, fsync_folder
+from linzoo.checkpoints.atomic import write_bytes
 from linzoo.errors import CheckpointError, UsageError
 
 if TYPE_CHECKING:
@@ -16,26 +15,6 @@ if TYPE_CHECKING:
 
 FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 """The picture format that each suffix stands for."""
-
-
-def write_bytes(path: Path, data: bytes) -> None:
-    """Write a file beside its place and move it there; what stood there stays until then.
-
-    Raises:
-        CheckpointError: the place cannot be written or the disk is full.
-    """
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    with explain_os_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with temporary.open("xb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
-        fsync_folder(path.parent)
 
 
 def check_target(path: Path, *, page: bool) -> None:

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from linzoo.generate.output import check_target, encode, write_bytes, write_image
+from linzoo.checkpoints.atomic import write_bytes
+from linzoo.generate.output import check_target, encode, write_image
 
 if TYPE_CHECKING:
     from PIL.Image import Image

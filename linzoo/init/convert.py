@@ -12,7 +12,8 @@ import ml_dtypes
 import numpy as np
 
 from linzoo._version import __version__
-from linzoo.checkpoints.atomic import explain_os_errors, new_folder, require_space
+from linzoo.checkpoints.atomic import explain_os_errors, new_folder, require_space, same_disk
+from linzoo.checkpoints.base_hash import base_hash
 from linzoo.checkpoints.digest import BackgroundDigests, Digest
 from linzoo.checkpoints.earlier import check_target
 from linzoo.checkpoints.linfusion import CONFIG_NAME, WEIGHTS_NAME
@@ -76,7 +77,8 @@ def convert(
     """Convert a teacher into a LinFusion checkpoint: the modules that replace its self-attention, and a lock file.
 
     No pipeline is built and no torch is imported (but for a ``.ckpt``): only the tensors that are needed are read, one
-    at a time. The same input gives the same bytes. ``out`` appears whole at the end or not at all.
+    at a time, and of a model on the Hub only those are fetched. The same input gives the same bytes. ``out`` appears whole
+    at the end or not at all.
 
     Args:
         source: a diffusers folder, a ``.safetensors`` or ``.ckpt`` file, ``hf://repo[@rev]`` or a registered name.
@@ -135,7 +137,7 @@ def execute(
     """
     with explain_os_errors(out):
         earlier = check_target(out, [checkpoint.path for checkpoint in plan.inputs.values()])
-        free = require_space(out, plan.disk)
+        free = _require_space(out, plan)
     if earlier is not None:
         earlier.check_replaceable(_known(plan), force)
     if dry_run:
@@ -144,7 +146,7 @@ def execute(
     settled = settled_part(plan)
     with ExitStack() as stack:
         hashes = {
-            role: stack.enter_context(BackgroundDigests(files_read(checkpoint)))
+            role: stack.enter_context(BackgroundDigests(files_read(checkpoint), checkpoint.store.stated))
             for role, checkpoint in plan.inputs.items()
         }
         folder = stack.enter_context(new_folder(out, replace=earlier is not None))
@@ -155,15 +157,27 @@ def execute(
         read = {role: each.result() for role, each in hashes.items()}
         for checkpoint in plan.inputs.values():
             checkpoint.check_unchanged()
-        lock = {
-            **{role: describe_source(plan.inputs[role], digests) for role, digests in read.items()},
-            **settled,
-            "outputs": describe_files(outputs),
-        }
+        sources = {role: describe_source(plan.inputs[role], digests) for role, digests in read.items()}
+        if (base := base_hash(plan.teacher)) is not None:
+            sources["source"]["base_hash"] = base
+        lock = {**sources, **settled, "outputs": describe_files(outputs)}
         if earlier is not None:
             earlier.check_replaceable(lock, force)
         write_file(folder / LOCK_NAME, encode_json(lock))
+    for checkpoint in plan.inputs.values():
+        checkpoint.store.forget()
     return ConversionResult(out, plan, written=True, free=free, lock=lock)
+
+
+def _require_space(out: Path, plan: ConversionPlan) -> int:
+    """Return the free bytes where the result will be; what is fetched first needs room too, in the Hub's cache."""
+    if not plan.to_fetch:
+        return require_space(out, plan.disk)
+    from linzoo.checkpoints.remote import ranges_folder
+
+    require_space(ranges_folder(), plan.to_fetch)
+    shared = same_disk(ranges_folder(), out)
+    return require_space(out, plan.disk + plan.to_fetch if shared else plan.disk)
 
 
 def _known(plan: ConversionPlan) -> dict[str, Any]:

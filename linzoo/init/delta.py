@@ -19,17 +19,17 @@ from linzoo.init.basis import carry_over
 from linzoo.init.kinship import LEAST_BASIS, LEAST_CORRELATION, MOST_CHANGE, Kinship
 from linzoo.init.numbers import FLOATS, cast, dtype_name, read_finite
 from linzoo.init.pretrained import copy_of_published, published, published_name
-from linzoo.init.recipe import InitPlan, InitRequest, PlannedTensor, TargetModule
+from linzoo.init.recipe import Follow, InitPlan, InitRequest, PlannedTensor, TargetModule
 
 _TURNED = ("to_q.weight", "to_k.weight")
 """Projections whose directions may be others than the teacher's: softmax sees their products alone."""
 
 
 def build(request: InitRequest) -> InitPlan:
-    """Plan the sums, once it is measured that they mean something.
+    """Plan the sums; before the first it is measured whether they mean something.
 
     Raises:
-        CheckpointError: the fine-tune is no descendant of the base, or the linear weights share no basis with it.
+        CheckpointError: the base has other shapes, or one of the models is too coarsely rounded.
     """
     base = _base(request)
     for module in request.modules:
@@ -40,9 +40,22 @@ def build(request: InitRequest) -> InitPlan:
         for module in request.modules
         for name in module.shapes
     )
+    return InitPlan(tensors, prepare=partial(_measure, request, base, tensors))
+
+
+def _measure(
+    request: InitRequest, base: UNetTensors, tensors: tuple[PlannedTensor, ...], follow: Follow
+) -> InitPlan:
+    """Measure how the three models are related.
+
+    Raises:
+        CheckpointError: the fine-tune is no descendant of the base, or the linear weights share no basis with it.
+    """
     kinship = Kinship()
-    for module in request.modules:
-        kinship.add(module.entry.module_name, _matrices(request, base, module))
+    with follow("Comparing", len(request.modules)) as advance:
+        for module in request.modules:
+            kinship.add(module.entry.module_name, _matrices(request, base, module))
+            advance(1)
     _check_descent(request, base, kinship)
     _check_basis(request, kinship)
     return InitPlan(tensors, kinship.to_json())

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from linzoo.attention.layout import PROJECTIONS, projection_mid_dim
 from linzoo.attention.plan import AttentionSite, Placement, resolve_plan, sites_of
+from linzoo.checkpoints.base_hash import hashed_names
 from linzoo.checkpoints.detection import inspect
 from linzoo.checkpoints.header import DTYPES
 from linzoo.checkpoints.inspection import Inspection
@@ -37,6 +39,7 @@ class ConversionPlan:
 
     Attributes:
         source: the teacher.
+        teacher: its UNet.
         inspection: what was found out about it.
         variant, attention_plan, recipe: what the registry provides for it.
         plugins: version of every plugin that takes part, by name.
@@ -46,9 +49,11 @@ class ConversionPlan:
         init: the tensors of the result.
         dtype: safetensors code that was asked for; None for that of the weights it starts from.
         seed: of everything that is drawn.
+        to_fetch: bytes of what is read that are on the Hub, and not on this machine yet.
     """
 
     source: Checkpoint
+    teacher: UNetTensors
     inspection: Inspection
     variant: Registered[Variant]
     attention_plan: Registered[AttentionPlan]
@@ -60,6 +65,7 @@ class ConversionPlan:
     init: InitPlan
     dtype: str | None
     seed: int
+    to_fetch: int = 0
 
     @property
     def nbytes(self) -> int:
@@ -76,21 +82,50 @@ class ConversionPlan:
         """Most bytes of memory that writing takes, beyond the program and the headers."""
         return _COPIES * 4 * max(prod(tensor.shape) for tensor in self.init.tensors) + _HASH_BUFFER
 
+    @property
+    def needs_pipeline(self) -> bool:
+        """Whether the init recipe opens the teacher's whole pipeline."""
+        return "pipeline" in self.recipe.value.needs
+
+    @property
+    def read(self) -> dict[str, list[str]]:
+        """The tensors that are read of each input, by its role and their own names."""
+        names: dict[str, list[str]] = {role: [] for role in self.inputs}
+        names["source"] += [self.teacher.names[name] for name in hashed_names(self.teacher.tensors)]
+        for tensor in self.init.tensors:
+            for source in tensor.sources:
+                role, _, name = source.partition(":")
+                role = "source" if role == "teacher" else role
+                if role in names and name in self.inputs[role].tensors:
+                    names[role].append(name)
+        return names
+
+    @property
+    def unprepared(self) -> bool:
+        """Whether there is something to do before the first tensor; see :meth:`prepared`."""
+        return self.to_fetch > 0 or self.init.prepare is not None
+
     def prepared(self, follow: Follow | None = None) -> ConversionPlan:
-        """Do what the init recipe has to compute before the first tensor; the same plan where that is nothing.
+        """Fetch what is read, and do what the init recipe has to compute before the first tensor.
 
         Raises:
+            CheckpointError: something cannot be fetched; what arrived stays for the next run.
             PluginError: the recipe fails.
             LinzooError: the recipe says why it cannot.
         """
+        follow = follow or _unfollowed
+        if self.to_fetch:
+            with follow("Fetching", self.to_fetch) as advance:
+                for role, names in self.read.items():
+                    self.inputs[role].store.fetch(names, advance)
         if self.init.prepare is None:
-            return self
+            return replace(self, to_fetch=0)
         with blamed_on(self.recipe):
-            prepared: Any = self.init.prepare(follow or _unfollowed)
+            prepared: Any = self.init.prepare(follow)
             wanted = [(tensor.name, tensor.dtype, tensor.shape) for tensor in self.init.tensors]
             if [(tensor.name, tensor.dtype, tensor.shape) for tensor in prepared.tensors] != wanted:
                 raise ValueError("what it prepared is not what it planned")
-        return replace(self, init=replace(prepared, prepare=None))
+        return replace(self, init=replace(prepared, prepare=None), to_fetch=0)
 
 
 def plan_conversion(
@@ -111,13 +146,16 @@ def plan_conversion(
     See :func:`linzoo.convert` for the arguments and errors.
     """
     code = _dtype_code(dtype)
-    inspection = inspect(source, registry=registry, variant=variant, prediction_type=prediction_type)
+    look = partial(inspect, source, registry=registry, variant=variant, prediction_type=prediction_type)
+    inspection = look(fetch_weights=False)
     entry, _ = inspection.require()
     found = next(each for each in registry.variants if each.value is entry)
     attention_plan = _choose_plan(plan, found, registry)
     recipe = registry.inits[init] if init else registry.inits.resolve(entry.default_init, found.plugin)
     _check_options(recipe.value, {"linfusion": linfusion, "base": base})
 
+    if "pipeline" in recipe.value.needs and inspection.checkpoint.store.stated:
+        inspection = look(fetch_weights=True)
     checkpoint = inspection.checkpoint
     teacher = open_unet(checkpoint, entry)
     shapes = {name: info.shape for name, info in teacher.tensors.items()}
@@ -138,11 +176,12 @@ def plan_conversion(
         replaced = match_published(replaced, shapes, published)
     base_unet = None
     if base is not None:
-        base_unet = open_unet(open_source(base, registry=registry), entry)
+        base_unet = open_unet(open_source(base, registry=registry, fetch_weights=False), entry)
     modules = tuple(_target(index, placement) for index, placement in enumerate(replaced))
     request = InitRequest(modules, teacher, inspection, found, registry, published, base_unet, code, seed)
-    return ConversionPlan(
+    planned = ConversionPlan(
         source=checkpoint,
+        teacher=teacher,
         inspection=inspection,
         variant=found,
         attention_plan=attention_plan,
@@ -155,6 +194,8 @@ def plan_conversion(
         dtype=code,
         seed=seed,
     )
+    to_fetch = sum(planned.inputs[role].store.to_fetch(names) for role, names in planned.read.items())
+    return replace(planned, to_fetch=to_fetch)
 
 
 def _dtype_code(dtype: str | None) -> str | None:

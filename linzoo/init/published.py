@@ -31,7 +31,7 @@ def open_published(spec: str | Path, variant: Registered[Variant], registry: Reg
     Raises:
         CheckpointError: it is no LinFusion checkpoint, is damaged, or is of another variant.
     """
-    checkpoint = open_source(spec, registry=registry)
+    checkpoint = open_source(spec, registry=registry, fetch_weights=False)
     if checkpoint.layout != "diffusers-component":
         raise CheckpointError(
             f"{spec}: no LinFusion checkpoint; that is a folder with config.json and its weights"

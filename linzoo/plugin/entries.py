@@ -208,12 +208,13 @@ class InitRecipe(Entry):
     Attributes:
         build: a function ``(InitRequest) -> InitPlan`` that plans every tensor of a checkpoint, and makes none yet
             (see ``linzoo.init.recipe``).
-        needs: what it reads besides the plan: ``teacher``, ``linfusion`` (published weights), ``base`` (model).
+        needs: what it reads besides the plan: ``teacher``, ``pipeline`` (all of the teacher's, not its attention alone),
+            ``linfusion`` (published weights), ``base`` (model).
         mixers: ids of the mixers that it can start.
     """
 
     build: LazyRef
-    needs: tuple[Literal["teacher", "linfusion", "base"], ...] = ("teacher",)
+    needs: tuple[Literal["teacher", "pipeline", "linfusion", "base"], ...] = ("teacher",)
     mixers: tuple[str, ...] = ("generalized-linear",)
 
     def __post_init__(self) -> None:

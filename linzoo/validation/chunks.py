@@ -10,9 +10,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor
 
+from linzoo.checkpoints.atomic import write_bytes
 from linzoo.distillation.processes import Processes
 from linzoo.distillation.progress import Progress
-from linzoo.generate.output import write_bytes
 
 CHUNK = 16
 """Items a file. It does not depend on how many are computed at once, so that a run may go on with another batch."""

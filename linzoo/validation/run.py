@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from linzoo.checkpoints.atomic import explain_os_errors, held
+from linzoo.checkpoints.atomic import explain_os_errors, held, write_bytes
 from linzoo.checkpoints.detection import inspect
 from linzoo.checkpoints.linfusion import LinFusionConfig
 from linzoo.checkpoints.lock import plain, read_lock
@@ -20,7 +20,6 @@ from linzoo.distillation.log import finite
 from linzoo.distillation.processes import Processes
 from linzoo.distillation.progress import Progress
 from linzoo.errors import CheckpointError
-from linzoo.generate.output import write_bytes
 from linzoo.generate.teacher import require_text_to_image, usable_device
 from linzoo.plugin import Check, Measure
 from linzoo.registry.problems import brief

@@ -39,6 +39,7 @@ def linzoo_init_recipes() -> Iterator[InitRecipe]:
         id="calibrated",
         summary="The teacher's weights, sharpened and fitted to samples that it draws itself; no training.",
         build=LazyRef("linzoo.distillation.calibrated:build"),
+        needs=("teacher", "pipeline"),
     )
     yield InitRecipe(
         id="pretrained",

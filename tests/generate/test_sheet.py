@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from linzoo.checkpoints.atomic import write_bytes
 from linzoo.errors import CheckpointError, UsageError
-from linzoo.generate.output import write_bytes
 from linzoo.generate.sheet import Card, Sheet
 
 COLOURS = [(250, 10, 10), (10, 250, 10), (10, 10, 250), (250, 250, 10), (250, 10, 250), (10, 250, 250)]

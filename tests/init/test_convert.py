@@ -10,7 +10,10 @@ import ml_dtypes
 import numpy as np
 import pytest
 
+from linzoo.checkpoints.base_hash import base_hash
 from linzoo.checkpoints.lock import changed_outputs, read_lock
+from linzoo.checkpoints.source import open_source
+from linzoo.checkpoints.unet import UNetTensors
 from linzoo.checkpoints.writer import SafetensorsWriter, TensorSpec
 from linzoo.errors import CheckpointError, UndecidedError, UsageError
 from linzoo.init.convert import convert
@@ -94,6 +97,7 @@ def test_lock_records_where_everything_came_from(tmp_path: Path, unet: dict) -> 
     assert lock is not None
     content = source.read_bytes()
     assert lock["source"] == {
+        "base_hash": base_hash(UNetTensors(open_source(source), toy_config())),
         "layout": "ldm",
         "files": {
             "model.safetensors": {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}

@@ -180,7 +180,18 @@ def test_weights_of_another_variant(zoo: Path, tmp_path: Path) -> None:
         run(other, tmp_path / "out", init="pretrained", linfusion=zoo / "linear", prediction_type="epsilon")
 
 
-@pytest.mark.parametrize("detection", [None, [], "toy", {}, {"variant": None}])
+@pytest.mark.parametrize("detection", [None, [], "toy"])
+def test_a_damaged_lock_file_is_named(zoo: Path, tmp_path: Path, detection: object) -> None:
+    linear = Path(shutil.copytree(zoo / "linear", tmp_path / "linear"))
+    lock = json.loads((linear / "linzoo.lock.json").read_text())
+    (linear / "linzoo.lock.json").write_text(json.dumps({**lock, "detection": detection}))
+    with pytest.raises(
+        CheckpointError, match=r"linear/linzoo\.lock\.json: no lock file of linzoo, or a damaged one"
+    ):
+        run(zoo / "tune.safetensors", tmp_path / "out", init="pretrained", linfusion=linear)
+
+
+@pytest.mark.parametrize("detection", [{}, {"variant": None}])
 def test_a_lock_file_that_names_no_variant_says_nothing(zoo: Path, tmp_path: Path, detection: object) -> None:
     linear = Path(shutil.copytree(zoo / "linear", tmp_path / "linear"))
     lock = json.loads((linear / "linzoo.lock.json").read_text())

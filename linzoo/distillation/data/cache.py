@@ -23,12 +23,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from linzoo.checkpoints.atomic import explain_os_errors
+from linzoo.checkpoints.atomic import explain_os_errors, write_bytes
 from linzoo.checkpoints.digest import digest
 from linzoo.distillation.data.items import Progress
 from linzoo.distillation.errors import DataError
 from linzoo.errors import CheckpointError
-from linzoo.generate.output import write_bytes
 
 SHARD_BYTES = 64 * 2**20
 SHARD_RECORDS = 1024

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from linzoo.checkpoints.atomic import write_bytes
 from linzoo.distillation.errors import DataError
-from linzoo.generate.output import write_bytes
 
 _VERSION = 2
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
-from linzoo.generate.output import write_bytes
+from linzoo.checkpoints.atomic import write_bytes
 from linzoo.validation.printable import printable
 from linzoo.validation.report.again import command_of
 from linzoo.validation.report.charts import to_svg

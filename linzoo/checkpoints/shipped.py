@@ -1,0 +1,55 @@
+"""Models that installed plugins ship, found again by their bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from linzoo.checkpoints.digest import digest
+
+if TYPE_CHECKING:
+    from linzoo.plugin import Variant
+    from linzoo.registry import Registry
+
+
+@dataclass(frozen=True)
+class Shipped:
+    """A model inside an installed package.
+
+    Attributes:
+        name: what SOURCE calls it.
+        variant: which declares it.
+    """
+
+    name: str
+    variant: Variant
+
+
+def shipped_under(record: Mapping[str, Any], registry: Registry) -> Shipped | None:
+    """The shipped model whose files a lock file records as a source; None where that is none of them.
+
+    Args:
+        record: what :func:`linzoo.checkpoints.lock.describe_source` wrote.
+        registry: whose variants ship models.
+    """
+    for entry in registry.variants:
+        for models in (entry.value.local_teachers, entry.value.local_linfusion):
+            for name, resource in models.items():
+                if _holds(resource.locate(), record["files"]):
+                    return Shipped(name, entry.value)
+    return None
+
+
+def _holds(model: Path, files: Mapping[str, Mapping[str, Any]]) -> bool:
+    if model.is_file():  # which may have had another name
+        return len(files) == 1 and all(_is(model, recorded) for recorded in files.values())
+    return bool(files) and all(_is(model / name, recorded) for name, recorded in files.items())
+
+
+def _is(path: Path, recorded: Mapping[str, Any]) -> bool:
+    """Whether a file is the recorded one; the size, where it is recorded, spares reading most that are not."""
+    if not path.is_file() or recorded.get("bytes") not in (None, path.stat().st_size):
+        return False
+    return bool(digest(path).sha256 == recorded["sha256"])

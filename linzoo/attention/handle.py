@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import re
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,17 +14,19 @@ from torch import nn
 from linzoo.attention.errors import MountError
 from linzoo.attention.fold import fold, foldable, unfold
 from linzoo.attention.linfusion import LinFusion
-from linzoo.attention.mount import mount, mounted_layers, refuse_hooks, unmount
+from linzoo.attention.mount import mount, mounted_layers, refuse_hooks, refuse_mounted, unmount
 from linzoo.attention.mounted import MountedAttention
+from linzoo.checkpoints.address import on_hub
 from linzoo.checkpoints.linfusion import WEIGHTS_NAME, LinFusionConfig
 from linzoo.checkpoints.source import Checkpoint, open_source
 from linzoo.errors import CheckpointError, UsageError
+from linzoo.zoo.choice import AUTO, choose
 
 if TYPE_CHECKING:
     from linzoo.registry import Registry
 
+_LOG = logging.getLogger("linzoo")
 _SHOWN = 3
-_HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w.-]+(@[\w./-]+)?")
 FLOATING = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 """The dtypes that weights may have, by their safetensors codes."""
 
@@ -38,13 +40,17 @@ class Handle:
             ``linfusion.save_pretrained(folder)`` writes what is mounted now.
         source: where the checkpoint was read from.
         min_tokens: see :func:`load`.
+        why: why ``"auto"`` chose this checkpoint; empty for one that was named.
     """
 
-    def __init__(self, unet: nn.Module, linfusion: LinFusion, source: str, min_tokens: int) -> None:
+    def __init__(
+        self, unet: nn.Module, linfusion: LinFusion, source: str, min_tokens: int, why: str = ""
+    ) -> None:
         self.unet = unet
         self.linfusion = linfusion
         self.source = source
         self.min_tokens = min_tokens
+        self.why = why
         self._unloaded = False
         mount(unet, linfusion, min_tokens=min_tokens)
 
@@ -117,21 +123,30 @@ class Handle:
         state = f"{layers} layers linear" if layers else ("unloaded" if self._unloaded else "disabled")
         folded = ", folded" if self.folded else ""
         softmax = f", softmax below {self.min_tokens} tokens" if self.min_tokens else ""
-        return f"<linzoo.Handle {self.source}: {state} in {type(self.unet).__name__}{folded}{softmax}>"
+        why = f"; chosen: {self.why}" if self.why else ""
+        return f"<linzoo.Handle {self.source}: {state} in {type(self.unet).__name__}{folded}{softmax}{why}>"
 
 
 def load(
-    pipe_or_unet: Any, checkpoint: str | Path, *, min_tokens: int = 0, registry: Registry | None = None
+    pipe_or_unet: Any,
+    checkpoint: str | Path,
+    *,
+    min_tokens: int = 0,
+    index: str | Path | None = None,
+    registry: Registry | None = None,
 ) -> Handle:
     """Mount a LinFusion checkpoint in a pipeline, before or after LoRA, ControlNet and IP-Adapter.
 
     Args:
         pipe_or_unet: a diffusers pipeline with a ``unet``, or the UNet (or ControlNet) itself.
         checkpoint: a folder with ``config.json`` and ``diffusion_pytorch_model.safetensors``, or
-            ``user/repo`` on the Hub.
+            ``user/repo`` on the Hub; ``"auto"`` chooses from indexes what was made for this UNet (docs/zoo.md). The handle's
+            ``why`` says why; so does the logger ``linzoo``, as a warning where it was made for another model.
         min_tokens: a layer that is given fewer tokens than this computes the teacher's own softmax attention
             instead, which is faster there; decided at each call. The number of tokens at the first level is
             (height / 8) x (width / 8).
+        index: for ``"auto"``: a file, or ``hf://datasets/user/name``, to choose from besides what plugins declare; None
+            for those that the variable ``LINZOO_ZOO`` names.
         registry: where mixers other than generalized linear attention are looked up; None for all installed.
 
     Returns:
@@ -140,15 +155,37 @@ def load(
     Raises:
         CheckpointError: the folder is no complete LinFusion checkpoint.
         MountError: it does not fit this UNet, or one is mounted already.
-        UsageError: there is no UNet, or ``min_tokens`` is negative.
+        UsageError: there is no UNet, ``min_tokens`` is negative, or there is an ``index`` and nothing to choose.
+        ZooError, UndecidedError: ``"auto"`` finds nothing, or several that would do as well.
     """
     if min_tokens < 0:
         raise UsageError(f"min_tokens must not be negative, got {min_tokens}.")
+    if index is not None and checkpoint != AUTO:
+        raise UsageError(
+            f"index is where {AUTO!r} chooses from; it does not go with a checkpoint that is named."
+        )
     unet = getattr(pipe_or_unet, "unet", pipe_or_unet)
     unet = getattr(unet, "_orig_mod", unet)  # what torch.compile wraps
     if not isinstance(unet, nn.Module):
         raise UsageError(f"A {type(pipe_or_unet).__name__} has no UNet that LinFusion could be mounted in.")
-    return Handle(unet, read_linfusion(checkpoint, registry=registry), str(checkpoint), min_tokens)
+    refuse_mounted(unet)  # before anything is fetched
+    why = ""
+    if checkpoint == AUTO:
+        checkpoint, why = _choose(pipe_or_unet, unet, index, registry)
+    return Handle(unet, read_linfusion(checkpoint, registry=registry), str(checkpoint), min_tokens, why)
+
+
+def _choose(
+    pipe: Any, unet: nn.Module, index: str | Path | None, registry: Registry | None
+) -> tuple[str, str]:
+    """What to mount in a UNet, and why."""
+    if registry is None:
+        from linzoo.registry import build_registry
+
+        registry = build_registry()
+    choice = choose(pipe, unet, index, registry)
+    _LOG.log(logging.WARNING if choice.doubtful else logging.INFO, "%s", choice.why)
+    return choice.entry.checkpoint, choice.why
 
 
 def read_linfusion(checkpoint: str | Path, *, registry: Registry | None = None) -> LinFusion:
@@ -157,10 +194,7 @@ def read_linfusion(checkpoint: str | Path, *, registry: Registry | None = None) 
     Raises:
         CheckpointError: not a complete LinFusion checkpoint; names the first tensors that are at fault.
     """
-    hub_name = (
-        isinstance(checkpoint, str) and _HUB_NAME.fullmatch(checkpoint) and not Path(checkpoint).exists()
-    )
-    opened = open_source(f"hf://{checkpoint}" if hub_name else checkpoint, registry=registry)
+    opened = open_source(str(on_hub(checkpoint) or checkpoint), registry=registry)
     if not opened.path.is_dir():
         raise CheckpointError(
             f"{opened.path}: a LinFusion checkpoint is a folder, with config.json and {WEIGHTS_NAME} in it, and this is "

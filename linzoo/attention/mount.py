@@ -67,6 +67,18 @@ def mount(
     return mounted_layers(unet)
 
 
+def mount_for_good(unet: nn.Module, linfusion: LinFusion) -> None:
+    """Mount a checkpoint in a UNet that is made to have it: there is no teacher to give back, and it may be saved.
+
+    Raises:
+        MountError: as :func:`mount`.
+    """
+    for layer in mount(unet, linfusion).values():
+        layer.teacher = {}
+        layer.for_good = True
+    del vars(unet)["save_pretrained"]
+
+
 def unmount(unet: nn.Module, names: Collection[str] | None = None) -> None:
     """Give back the teacher's softmax attentions, bit for bit (cast, if the UNet was cast meanwhile).
 
@@ -74,9 +86,11 @@ def unmount(unet: nn.Module, names: Collection[str] | None = None) -> None:
     is left as it is. With ``names`` only these layers go.
 
     Raises:
-        MountError: an offloading, casting or caching hook was put on a mounted layer and is still there.
+        MountError: an offloading, casting or caching hook was put on a mounted layer and is still there; or the UNet
+            is linear for good.
     """
     mounted = mounted_layers(unet)
+    _refuse_for_good(mounted)
     layers = {name: layer for name, layer in mounted.items() if names is None or name in names}
     refuse_hooks(unet, layers)
     for layer in layers.values():  # before anything changes: it may run out of memory
@@ -93,11 +107,7 @@ def mounted_layers(unet: nn.Module) -> dict[str, MountedAttention]:
 
 
 def _checked_names(unet: nn.Module, linfusion: LinFusion) -> list[str]:
-    if mounted_layers(unet):
-        raise MountError(
-            "LinFusion is already mounted in this UNet; call unload() on the handle that load returned, or "
-            "linzoo.attention.mount.unmount(unet), first."
-        )
+    refuse_mounted(unet)
     modules = dict(unet.named_modules())
     names = [entry.module_name for entry in linfusion.entries]
     missing = [name for name in names if name not in modules]
@@ -111,6 +121,29 @@ def _checked_names(unet: nn.Module, linfusion: LinFusion) -> list[str]:
         _check_site(entry.module_name, site, entry.heads, linfusion.layer(index))
     refuse_hooks(unet, {name: modules[name] for name in names})
     return names
+
+
+def refuse_mounted(unet: nn.Module) -> None:
+    """Say that a UNet has its linear attention already.
+
+    Raises:
+        MountError: it has; the message says how to take it out, or that it stays.
+    """
+    mounted = mounted_layers(unet)
+    _refuse_for_good(mounted)
+    if mounted:
+        raise MountError(
+            "LinFusion is already mounted in this UNet; call unload() on the handle that load returned, or "
+            "linzoo.attention.mount.unmount(unet), first."
+        )
+
+
+def _refuse_for_good(mounted: Mapping[str, MountedAttention]) -> None:
+    if any(layer.for_good for layer in mounted.values()):
+        raise MountError(
+            f"This UNet is linear already, and for good: LinFusion is merged into {len(mounted)} of its self-attentions, "
+            "and the teacher's are not in it. Load the teacher's own pipeline to mount another checkpoint, or none."
+        )
 
 
 def _check_site(name: str, site: nn.Module, heads: int, weights: nn.ModuleDict) -> None:

@@ -61,11 +61,13 @@ class MountedAttention(Attention):  # type: ignore[misc]
             (held where it was at mounting, out of the way of ``.to()``), or with ``min_tokens`` or ``own_weights``
             an ``nn.ModuleDict`` that moves with the UNet.
         min_tokens: with fewer tokens than this, the layer computes the teacher's own softmax attention.
+        for_good: there is no teacher to give back (see :class:`~linzoo.attention.unet.LinearUNet`).
         own_children: names of the mixer's children that the teacher's attention does not have.
     """
 
     teacher: Mapping[str, nn.Module]
     min_tokens: int
+    for_good: bool = False
     own_children: tuple[str, ...]
 
     @classmethod

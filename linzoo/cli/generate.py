@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +21,9 @@ if TYPE_CHECKING:
 @click.argument("source", metavar="SOURCE")
 @click.argument("prompt", metavar="PROMPT")
 @click.option(
-    "--linfusion", metavar="CHECKPOINT", help="LinFusion checkpoint to mount: a folder or hf://repo."
+    "--linfusion",
+    metavar="CHECKPOINT",
+    help="LinFusion checkpoint to mount: a folder, hf://repo, or 'auto' for what 'linzoo zoo' knows for SOURCE.",
 )
 @click.option("--compare", is_flag=True, help="Draw with the teacher too and write both side by side.")
 @click.option(
@@ -87,6 +90,7 @@ def generate(
     Examples:
       linzoo generate mini "red apple, 3d emoji"
       linzoo generate dreamshaper_8.safetensors "a lighthouse at dusk" --linfusion dreamshaper-linfusion --compare
+      linzoo generate mini "pizza, flat emoji" --linfusion auto
       linzoo generate sdxl-folder "a harbour" --linfusion sdxl-linfusion --size 2048x1024 --min-tokens 4096
     """
     if linfusion is None and (compare or min_tokens):
@@ -108,7 +112,10 @@ def generate(
     if linfusion is not None:
         from linzoo.attention.handle import load
 
+        logging.getLogger("linzoo").addHandler(logging.NullHandler())  # what it says is said below
         handle = load(pipe, linfusion, min_tokens=min_tokens, registry=state.registry)
+        if handle.why:
+            state.say(handle.why)
     with progress(state, "Drawing", settings.steps * (2 if compare else 1)) as advance:
         if handle and compare:
             pairs = draw_both(pipe, handle, [prompt], settings, advance)

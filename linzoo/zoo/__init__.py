@@ -1,0 +1,1 @@
+"""The zoo: indexes of LinFusion checkpoints, searching them, and choosing weights for a pipeline."""

@@ -1,0 +1,116 @@
+"""Adding a published checkpoint to an index: a file is written, an index on the Hub gets a pull request."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from linzoo.checkpoints.address import HubAddress
+from linzoo.checkpoints.atomic import write_bytes
+from linzoo.checkpoints.hub_errors import hub_errors
+from linzoo.errors import LinzooError, UsageError
+from linzoo.zoo.entry import ZooEntry
+from linzoo.zoo.index import DATASETS, INDEX_NAME, Index, dataset_of, encode_index, open_index
+from linzoo.zoo.listing import VARIABLE, named_indexes
+from linzoo.zoo.published import read_published
+
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi
+
+    from linzoo.registry import Registry
+
+
+@dataclass(frozen=True)
+class Addition:
+    """What became of an entry.
+
+    Attributes:
+        entry: the entry.
+        index: where it is, or is proposed.
+        outcome: ``present`` where the index had it already, ``written`` to a file, ``proposed`` in a pull request that was
+            made now, ``pending`` in one that was open already.
+        pull_request: the address of the pull request; None for none.
+    """
+
+    entry: ZooEntry
+    index: str
+    outcome: Literal["present", "written", "proposed", "pending"]
+    pull_request: str | None = None
+
+
+def add(checkpoint: str, index: Sequence[str | Path], registry: Registry) -> Addition:
+    """Add a checkpoint, or the newer commit of one, to an index.
+
+    Args:
+        checkpoint: ``user/repo`` on the Hub, with ``@revision`` or of the main branch.
+        index: where to; empty for the one that ``LINZOO_ZOO`` names.
+        registry: whose plugins may ship the model that it was made for.
+
+    Raises:
+        UsageError: there is not one index to add to.
+        ZooError: the checkpoint is none of linzoo's, or the index is malformed.
+        CheckpointError: the Hub cannot be asked, or the file cannot be written.
+    """
+    named = named_indexes(index)
+    if len(named) != 1:
+        found = f"{len(named)} are named" if named else "none is named"
+        raise UsageError(
+            f"name one index to add to ({found}): --index FILE, --index hf://datasets/user/name, or {VARIABLE}"
+        )
+    (where,) = named
+    dataset = dataset_of(where)
+    entry = read_published(HubAddress.parse(checkpoint), registry)
+    return _write(entry, Path(where)) if dataset is None else _propose(entry, where, dataset)
+
+
+def _write(entry: ZooEntry, path: Path) -> Addition:
+    index = open_index(path) if path.exists() else Index(str(path), ())
+    if index.of(entry.repo) == entry:
+        return Addition(entry, str(path), "present")
+    write_bytes(path, encode_index(index.with_entry(entry)))
+    return Addition(entry, str(path), "written")
+
+
+def _propose(entry: ZooEntry, where: str, dataset: HubAddress) -> Addition:
+    """Open a pull request, or find the one that is open, so that the same command can be run again."""
+    from huggingface_hub import CommitOperationAdd, HfApi
+
+    api = HfApi()
+    title = f"Add {entry.repo} at {str(entry.commit)[:7]}"
+    with hub_errors(where):
+        head = api.dataset_info(dataset.repo, revision=dataset.revision).sha
+        index = _index_at(api, dataset.repo, head)
+        if index.of(entry.repo) == entry:
+            return Addition(entry, where, "present")
+        for each in api.get_repo_discussions(
+            dataset.repo, repo_type="dataset", discussion_type="pull_request", discussion_status="open"
+        ):
+            if each.title == title and _proposes(api, dataset.repo, each.git_reference, entry):
+                return Addition(entry, where, "pending", each.url)
+        commit: Any = api.create_commit(
+            dataset.repo,
+            [CommitOperationAdd(INDEX_NAME, encode_index(index.with_entry(entry)))],
+            commit_message=title,
+            repo_type="dataset",
+            revision=dataset.revision,
+            create_pr=True,
+            parent_commit=head,
+        )
+    return Addition(entry, where, "proposed", commit.pr_url)
+
+
+def _index_at(api: HfApi, repo: str, revision: str | None) -> Index:
+    """The index at one revision of a dataset repository; an empty one where there is none yet."""
+    where = f"{DATASETS}{repo}@{revision}"
+    if INDEX_NAME not in api.list_repo_files(repo, repo_type="dataset", revision=revision):
+        return Index(where, ())
+    return open_index(where)
+
+
+def _proposes(api: HfApi, repo: str, revision: str | None, entry: ZooEntry) -> bool:
+    with contextlib.suppress(LinzooError):  # what somebody else proposes may be damaged
+        return _index_at(api, repo, revision).of(entry.repo) == entry
+    return False

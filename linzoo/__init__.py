@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from linzoo.attention.handle import Handle, load
     from linzoo.checkpoints.detection import inspect
     from linzoo.distillation.run import distill
+    from linzoo.hub.push import push
+    from linzoo.hub.verify import verify
     from linzoo.init.convert import convert
     from linzoo.registry import build_registry
     from linzoo.validation.run import validate
@@ -26,7 +28,9 @@ _PUBLIC = {
     "distill": "linzoo.distillation.run",
     "inspect": "linzoo.checkpoints.detection",
     "load": "linzoo.attention.handle",
+    "push": "linzoo.hub.push",
     "validate": "linzoo.validation.run",
+    "verify": "linzoo.hub.verify",
 }
 
 __all__ = [
@@ -38,7 +42,9 @@ __all__ = [
     "distill",
     "inspect",
     "load",
+    "push",
     "validate",
+    "verify",
 ]
 
 

@@ -1,4 +1,4 @@
-"""``linzoo demo``: inspect, convert, mount, draw and validate, on the models that ship with linzoo."""
+"""``linzoo demo``: inspect, convert, mount, draw, validate, publish and load, on the models that ship with linzoo."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from linzoo.cli.common import Command, State, pass_state, progress
+from linzoo.cli.demo_hub import publish_and_load
 from linzoo.cli.drawing import open_teacher, sheet_of
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 SOURCE = "mini-v1"
 DISTILLED = "mini-linfusion"
 PROMPTS = ("linzoo_mini", "prompts.json")
+PROMPT = "red apple, 3d emoji"
 STEPS = 25
 GUIDANCE = 4.0  # mini overshoots at Stable Diffusion's usual 7.5
 IMAGES = 16
@@ -41,11 +43,12 @@ NOTE = (
 @click.option("--open/--no-open", "show", default=False, help="Open the report in the web browser.")
 @pass_state
 def demo(state: State, out: Path, steps: int, show: bool) -> None:
-    """Convert the small model that ships, draw with it, and validate its distilled weights.
+    """Convert the small model that ships, draw with it, validate its distilled weights, and publish them.
 
     Shows linzoo's main job on mini and names each command: inspects the model's single file, converts it to a LinFusion
     checkpoint, mounts that and draws 16 prompts with teacher and student side by side. Distilling it would take an hour
-    on a CPU; the result ships with linzoo, and is validated at last. Takes two minutes on a CPU and needs no network.
+    on a CPU; the result ships with linzoo, and is validated, pushed to a Hub that the demo starts on this machine, and loaded
+    from there. Takes three minutes on a CPU and needs no network.
 
     \b
     Examples:
@@ -58,6 +61,7 @@ def demo(state: State, out: Path, steps: int, show: bool) -> None:
     _convert(state, linfusion)
     _draw(state, found, linfusion, sheet, steps)
     page = _validate(state, linfusion, out / "report", steps)
+    publish_and_load(state, DISTILLED, SOURCE, out / "report", PROMPT, out / "from-the-hub.png")
     state.say(f"\nDone in {time.monotonic() - started:.0f} s. Open the contact sheet and the report:")
     click.echo(sheet.resolve())
     click.echo(page.resolve())

@@ -15,9 +15,12 @@ from linzoo.cli.inspect import inspect
 from linzoo.cli.list import list_entries
 from linzoo.cli.plugin_commands import RootGroup
 from linzoo.cli.plugins import plugins
+from linzoo.cli.push import push
 from linzoo.cli.recipes import recipes
 from linzoo.cli.show import show
 from linzoo.cli.validate import validate
+from linzoo.cli.verify import verify
+from linzoo.cli.zoo import zoo
 
 
 @click.group(cls=RootGroup, context_settings={"help_option_names": ["-h", "--help"]})
@@ -42,6 +45,9 @@ main.add_command(generate)
 main.add_command(inspect)
 main.add_command(list_entries)
 main.add_command(plugins)
+main.add_command(push)
 main.add_command(recipes)
 main.add_command(show)
 main.add_command(validate)
+main.add_command(verify)
+main.add_command(zoo)

@@ -231,6 +231,18 @@ def test_large_pictures_of_different_sizes_become_one_small_sheet(tmp_path: Path
     assert (sheet == (30, 30, 220)).all(axis=-1).sum() == 2 * 512 * 256
 
 
+def test_the_folders_above_a_local_model_are_not_published(tmp_path: Path) -> None:
+    pairs = pictures(tmp_path, 1)
+    drawn = []
+    for folder in ("", "/home/anna/secret/", "../"):
+        specs = {"checkpoint": {"spec": f"{folder}tuned-linfusion"}, "teacher": {"spec": f"{folder}tuned"}}
+        (path,) = write_card_pictures(
+            document(measure("psnr", "measured", pictures=pairs), **specs), tmp_path
+        )
+        drawn.append(path.read_bytes())
+    assert drawn[0] == drawn[1] == drawn[2]
+
+
 def test_without_charts_and_pictures_there_is_no_card(tmp_path: Path) -> None:
     assert write_card_pictures(document(measure("kd", "passed")), tmp_path) == []
     assert list(tmp_path.iterdir()) == []

@@ -96,7 +96,7 @@ def round_trip(subject: Subject) -> Iterator[Measure]:
     with tempfile.TemporaryDirectory() as folder:
         before.save_pretrained(folder)
         after = read_linfusion(Path(folder), registry=subject.registry).state_dict()
-    wrong = [name for name, tensor in before.state_dict().items() if not _same_bits(tensor, after[name])]
+    wrong = [name for name, tensor in before.state_dict().items() if not same_bits(tensor, after[name])]
     yield faults("round-trip", "Tensors that change when they are saved and loaded", wrong)
 
 
@@ -164,6 +164,7 @@ def _relative(one: Tensor, other: Tensor) -> float:
     return float((difference / size.clamp(min=1e-30)).sqrt())
 
 
-def _same_bits(one: Tensor, other: Tensor) -> bool:
+def same_bits(one: Tensor, other: Tensor) -> bool:
+    """Whether two tensors are the same to the last bit; NaN equals NaN."""
     same = one.dtype == other.dtype and one.shape == other.shape
     return same and one.contiguous().view(torch.uint8).equal(other.contiguous().view(torch.uint8))

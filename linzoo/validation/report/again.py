@@ -6,10 +6,11 @@ import shlex
 from collections.abc import Mapping
 from typing import Any
 
+from linzoo.validation.suites import draws
+
 _OPTIONS = {
     "preset": "preset",
     "prompts": "prompts_file",
-    "images": "images",
     "steps": "steps",
     "guidance": "guidance",
     "seed": "seed",
@@ -33,6 +34,8 @@ def command_of(document: Mapping[str, Any]) -> str:
     for option, name in _OPTIONS.items():
         if settings.get(name) is not None:
             words += [f"--{option}", str(settings[name])]
+    if draws(document["suite"]):
+        words += ["--images", str(settings["images"])]
     if document["suite"] in ("speed", "full") and settings.get("speed_sizes"):
         words += ["--speed-sizes", ",".join(f"{factor:g}" for factor in settings["speed_sizes"])]
     for encoder in settings.get("encoders", ()):

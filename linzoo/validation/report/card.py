@@ -9,7 +9,8 @@ from typing import Any
 
 from PIL import Image
 
-from linzoo.generate.output import write_bytes
+from linzoo.checkpoints.address import SCHEME
+from linzoo.checkpoints.atomic import write_bytes
 from linzoo.generate.sheet import Card, Sheet
 from linzoo.plugin.spec import check_id
 from linzoo.validation.errors import ValidationError
@@ -65,11 +66,16 @@ def _sheet(document: Mapping[str, Any], pairs: list[Pair], folder: Path) -> Shee
         for pair, both in zip(pairs, opened, strict=True)
     ]
     return Sheet(
-        f"{document['checkpoint']['spec']} against {document['teacher']['spec']}",
+        f"{_public(document['checkpoint']['spec'])} against {_public(document['teacher']['spec'])}",
         "The same prompt and noise, drawn by the teacher with softmax attention and by the student with linear attention.",
         ("teacher (softmax)", "student (linear)"),
         cards,
     )
+
+
+def _public(spec: str) -> str:
+    """What a stranger may read of a SOURCE: the folders above a local one are nobody's business."""
+    return spec if spec.startswith(SCHEME) else Path(spec).name
 
 
 def _open(folder: Path, name: str) -> Image.Image:

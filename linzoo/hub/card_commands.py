@@ -1,0 +1,168 @@
+"""The code of a model card: what a reader runs to use a checkpoint, to make it again, and to check it."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Iterator, Mapping
+from pathlib import PurePath
+from typing import TYPE_CHECKING, Any
+
+from linzoo.checkpoints.address import HubAddress
+from linzoo.checkpoints.shipped import shipped_under
+from linzoo.errors import LinzooError
+from linzoo.hub.card_markdown import in_one_line
+from linzoo.validation.report.again import command_of
+from linzoo.validation.report.pictures import pairs_of
+
+if TYPE_CHECKING:
+    from linzoo.hub.card_facts import CardFacts
+    from linzoo.registry import Registry
+
+RECIPE_FILE = "recipe.yaml"
+"""The file that a reader copies a distill recipe to which is none of linzoo's own."""
+
+_PROMPT = "a lighthouse at dusk"
+_ELSEWHERE = {"source": "path/to/teacher", "linfusion": "path/to/linfusion", "base": "path/to/base-model"}
+
+
+def snippet(facts: CardFacts) -> str:
+    """Python that draws a picture."""
+    drawing = [f"image = pipe({_literal(_prompt(facts))}).images[0]", 'image.save("picture.png")']
+    if facts.format == "pipeline":
+        opened = _call("DiffusionPipeline.from_pretrained", facts.repo, trust_remote_code=True)
+        return "\n".join(["import diffusers", "", f"pipe = {opened}", *drawing])
+    mounting = [f"pipe = {_teacher(facts)}", f"linzoo.load(pipe, {_literal(facts.repo)})"]
+    return "\n".join(["import diffusers", "import linzoo", "", *mounting, *drawing])
+
+
+def generate(facts: CardFacts, registry: Registry) -> str:
+    """The command that draws with teacher and student, side by side."""
+    teacher = source_of("source", facts.lock, registry)
+    return _command(
+        "generate", teacher, _prompt(facts), "--linfusion", str(HubAddress(facts.repo)), "--compare"
+    )
+
+
+def commands(facts: CardFacts, registry: Registry) -> list[str]:
+    """The commands that made the checkpoint, that measure it and that check its hashes."""
+    lock, made = facts.lock, facts.name
+    teacher = source_of("source", lock, registry)
+    found = []
+    if "init" in lock:
+        found.append(_command("convert", teacher, made, *_convert_options(lock, registry)))
+    if "distill" in lock:
+        recipe = lock["distill"]["recipe"]
+        named = recipe["id"] if is_registered(recipe, registry) else RECIPE_FILE
+        of = teacher if distilled_from_source(lock) else _ELSEWHERE["source"]
+        found.append(_command("distill", made, "--teacher", of, "--recipe", named))
+        made = f"{made}-distilled/linfusion"
+    published = str(HubAddress(facts.repo))
+    validated = published if facts.format == "adapter" else made
+    if facts.report is None:
+        found.append(_command("validate", validated, "--teacher", teacher, "--suite", "quality"))
+    else:
+        found.append(in_one_line(command_of(_of_a_reader(facts.report, validated, teacher))))
+    return [*found, _command("verify", published)]
+
+
+def source_of(role: str, lock: Mapping[str, Any], registry: Registry) -> str:
+    """The SOURCE of something that the checkpoint was made from, as a reader may have it.
+
+    Args:
+        role: ``source``, ``linfusion`` or ``base``.
+        lock: what ``linzoo.lock.json`` holds.
+        registry: whose variants ship models.
+    """
+    record = lock.get(role)
+    if record is None:
+        return _ELSEWHERE[role]
+    if "repo" in record:
+        return str(HubAddress(HubAddress.parse(record["repo"]).repo, record["commit"]))
+    shipped = shipped_under(record, registry)
+    if shipped is not None:
+        return shipped.name
+    return _single_file(record) or _ELSEWHERE[role]
+
+
+def is_registered(recipe: Mapping[str, Any], registry: Registry) -> bool:
+    """Whether a plugin's distill recipe says what the one in a lock file does."""
+    from linzoo.distillation.document import read_recipe
+
+    try:
+        path = registry.distill_recipes.get_value(recipe["id"]).document.locate()
+        found = read_recipe(path)
+    except LinzooError:
+        return False
+    return found.sha256 == str(recipe["sha256"])
+
+
+def distilled_from_source(lock: Mapping[str, Any]) -> bool:
+    """Whether the teacher of the distillation is the one that was converted; another one is allowed."""
+    files = lock.get("source", {}).get("files", {}).values()
+    return {each["sha256"] for each in files} == set(lock["distill"]["teacher"].values())
+
+
+def _prompt(facts: CardFacts) -> str:
+    """A prompt that the checkpoint was measured with, where it was."""
+    pairs = pairs_of(facts.report) if facts.report is not None else []
+    return pairs[0].title if pairs else _PROMPT
+
+
+def _command(*words: str) -> str:
+    return shlex.join(map(in_one_line, ("linzoo", *words)))
+
+
+def _convert_options(lock: Mapping[str, Any], registry: Registry) -> Iterator[str]:
+    init = lock["init"]
+    yield from ("--init", init["id"], "--plan", lock["plan"]["id"], "--seed", str(init["seed"]))
+    for option, role in (("--from", "linfusion"), ("--base", "base")):
+        if role in lock:
+            yield from (option, source_of(role, lock, registry))
+    if init["dtype"] is not None:
+        yield from ("--dtype", init["dtype"])
+    for seen in lock["detection"]["evidence"]:
+        if seen["source"] == "flag":
+            yield from (f"--{seen['about'].replace('_', '-')}", seen["says"])
+
+
+def _of_a_reader(report: Mapping[str, Any], checkpoint: str, teacher: str) -> dict[str, Any]:
+    """A report that names models as a reader has them, and files without the folders that they lay in."""
+    settings = dict(report["settings"])
+    for name in ("prompts_file", "real"):
+        if settings[name] is not None:
+            settings[name] = PurePath(settings[name]).name
+    settings["images"] = settings["images"] or None  # a suite that draws nothing takes no number of pictures
+    return {**report, "settings": settings, "checkpoint": {"spec": checkpoint}, "teacher": {"spec": teacher}}
+
+
+def _teacher(facts: CardFacts) -> str:
+    """Python that opens the teacher's pipeline."""
+    source = facts.lock.get("source", {})
+    file = _single_file(source)
+    revision = {} if facts.base_commit is None else {"revision": facts.base_commit}
+    if file is None:
+        return _call(
+            "DiffusionPipeline.from_pretrained", facts.base_model or _ELSEWHERE["source"], **revision
+        )
+    if facts.base_model is not None:
+        file = f"https://huggingface.co/{facts.base_model}/blob/main/{file}"
+    pooled = facts.variant.conditioning == "text+pooled+time_ids"
+    made = "StableDiffusionXLPipeline" if pooled else "StableDiffusionPipeline"
+    return _call(f"{made}.from_single_file", file, **revision)
+
+
+def _single_file(record: Mapping[str, Any]) -> str | None:
+    """The name of the one file that a model is; None for a folder."""
+    files = record.get("files", {})
+    return next(iter(files)) if len(files) == 1 and "/" not in next(iter(files)) else None
+
+
+def _call(function: str, argument: str, **named: Any) -> str:
+    arguments = [_literal(argument), *(f"{name}={_literal(value)}" for name, value in named.items())]
+    return f"diffusers.{function}({', '.join(arguments)})"
+
+
+def _literal(value: Any) -> str:
+    """A value as Python writes it, text in double quotes."""
+    return json.dumps(in_one_line(value), ensure_ascii=False) if isinstance(value, str) else repr(value)

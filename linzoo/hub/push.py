@@ -1,0 +1,179 @@
+"""``linzoo.push``: publish a LinFusion checkpoint on the Hugging Face Hub so that anyone can load it."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_args
+
+from linzoo.checkpoints.lock import changed_outputs, read_lock
+from linzoo.checkpoints.source import Checkpoint, open_source
+from linzoo.distillation.progress import Progress
+from linzoo.errors import CheckpointError, UsageError
+from linzoo.hub.fresh import check_loads
+from linzoo.hub.license import License, claims, claims_on_card, parse_license, settle
+from linzoo.hub.publication import Publication, teacher_of
+from linzoo.hub.target import Format, Target, open_target
+from linzoo.hub.upload import Request, Sent, Upload
+from linzoo.hub.validated import read_report, require_passed, run_quick
+
+if TYPE_CHECKING:
+    from linzoo.registry import Registry
+
+FORMATS: tuple[str, ...] = get_args(Format)
+MAX_SHARD = 5_000_000_000
+"""Bytes of weights in one file, as is usual on the Hub."""
+
+MESSAGE = "Upload a LinFusion checkpoint with linzoo"
+
+
+@dataclass(frozen=True)
+class PushResult:
+    """What a push did, or, of a dry run, would do.
+
+    Attributes:
+        repo: the id of the repository.
+        license: what the card declares.
+        files: size of each file, by its path in the repository.
+        deleted: files of an earlier push that are no more.
+        requests: what is asked of the Hub after everything is checked.
+        sent: the commit; None for a dry run.
+    """
+
+    repo: str
+    license: License
+    files: Mapping[str, int]
+    deleted: tuple[str, ...]
+    requests: tuple[Request, ...]
+    sent: Sent | None
+
+
+def push(
+    checkpoint: str | Path,
+    repo: str,
+    *,
+    teacher: str | Path | None = None,
+    report: str | Path | None = None,
+    license: str | None = None,
+    format: Format = "adapter",
+    private: bool = False,
+    pr: bool = False,
+    revision: str | None = None,
+    message: str = MESSAGE,
+    max_shard_bytes: int = MAX_SHARD,
+    dry_run: bool = False,
+    registry: Registry | None = None,
+    progress: Progress | None = None,
+) -> PushResult:
+    """Publish a LinFusion checkpoint: weights, model card, lock file and pictures of the report, in one commit.
+
+    Before anything leaves the machine the checkpoint is validated, its licence settled, and the repository looked at. What
+    was interrupted goes on where it was: the same call again. Afterwards a fresh process loads the pushed commit and compares
+    a forward pass with that of the local files, bit for bit.
+
+    Args:
+        checkpoint: the folder of a LinFusion checkpoint that linzoo made.
+        repo: ``user/name``; it is made where there is none.
+        teacher: the model that it was made from: a SOURCE; None for what the lock file names.
+        report: folder of a report of ``linzoo validate``, whose numbers and pictures the card shows; None validates with the
+            suite ``quick``.
+        license: the id of a licence, or ``NAME=LINK``, where that of the teacher is unknown or those of several differ.
+        format: ``adapter`` for the linear modules alone, ``pipeline`` for all that drawing needs.
+        private: make the repository private.
+        pr: open a pull request.
+        revision: the branch, or ``refs/pr/N``, to commit to; it is made where there is none.
+        message: of the commit.
+        max_shard_bytes: weights are split into files of at most so many bytes.
+        dry_run: check everything, and send nothing.
+        registry: where ids are looked up; built from all installed plugins when None.
+        progress: what people are told; None tells them nothing.
+
+    Returns:
+        What was pushed, and the commit.
+
+    Raises:
+        UsageError: options that do not go together.
+        CheckpointError: the checkpoint fails validation or has changed, its licence is unknown or conflicting, the repository
+            holds another kind of model, or the Hub refuses or cannot be reached; says whether something was pushed.
+        PluginError: a plugin stops it.
+    """
+    if registry is None:
+        from linzoo.registry import build_registry
+
+        registry = build_registry()
+    progress = progress or Progress()
+    _check_options(format, pr, revision, max_shard_bytes)
+    declared = parse_license(license) if license is not None else None
+    opened, lock = _open(checkpoint, registry)
+    variant = registry.variants[lock["detection"]["variant"]].value
+    source = str(teacher) if teacher is not None else teacher_of(lock, registry)
+    target = open_target(repo, revision)
+    target.require_same_kind(format, variant.id)
+    _check_visible(target, private, pr)
+    found = [*claims(lock, registry), *claims_on_card(target.card, target.repo)]
+    settled = settle(found, declared)
+    pictures = None if report is None else Path(report)
+    document = (
+        read_report(pictures, lock)
+        if pictures is not None
+        else run_quick(opened, source, lock, registry=registry, progress=progress)
+    )
+    require_passed(document, opened.spec)
+    publication = Publication(
+        opened, lock, variant, source, target, format, settled, tuple(found), document, pictures, registry
+    )
+    with tempfile.TemporaryDirectory(prefix="linzoo-push-") as folder:
+        staged = publication.staged(Path(folder), max_shard_bytes)
+        registry.before_push(publication.plan(staged, private))
+        upload = Upload(target, staged, private, pr, message)
+        requests = tuple(upload.requests())
+        sent = None
+        if not dry_run:
+            sent = upload.send()
+            with progress.task("loading it from the Hub in a fresh process", 1) as told:
+                check_loads(publication.question(Path(folder), sent.commit))
+                told(1, {})
+        return PushResult(target.repo, settled, staged.sizes, upload.stale, requests, sent)
+
+
+def _check_options(format: str, pr: bool, revision: str | None, max_shard_bytes: int) -> None:
+    if format not in FORMATS:
+        raise UsageError(f"there is no format '{format}'; there are: {', '.join(FORMATS)}")
+    if pr and revision is not None:
+        raise UsageError(
+            "a pull request is opened against the main branch: leave out --revision, or, to add to one that is open, leave out"
+            " --pr and name it with --revision refs/pr/N"
+        )
+    if max_shard_bytes <= 0:
+        raise UsageError(f"a shard of {max_shard_bytes} bytes holds nothing")
+
+
+def _open(checkpoint: str | Path, registry: Registry) -> tuple[Checkpoint, Mapping[str, Any]]:
+    """The checkpoint and its lock file, which tells what it was made from; both as linzoo wrote them."""
+    opened = open_source(checkpoint, registry=registry)
+    if not opened.path.is_dir():
+        raise CheckpointError(f"{opened.path}: a LinFusion checkpoint is a folder, and this is a file")
+    lock = read_lock(opened.path)
+    if lock is None:
+        raise CheckpointError(
+            f"{opened.path}: has no lock file, so that nobody could tell what it was made from; push what 'linzoo convert' or"
+            " 'linzoo distill' made"
+        )
+    if changed := changed_outputs(opened.path, lock):
+        raise CheckpointError(
+            f"{opened.path}: {', '.join(changed)} changed since linzoo wrote it; convert or distil it again"
+        )
+    return opened, lock
+
+
+def _check_visible(target: Target, private: bool, pr: bool) -> None:
+    if private and target.private is False:
+        raise CheckpointError(
+            f"{target.repo} is public, and a push does not change that; make it private in its settings, or leave out --private"
+        )
+    if pr and not target.exists:
+        raise CheckpointError(
+            f"{target.repo}: there is no such repository to open a pull request in; leave out --pr to make it"
+        )

@@ -1,0 +1,232 @@
+"""The repository that a checkpoint is pushed to, as it is before the push, and whether the checkpoint may go there."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from linzoo.checkpoints.address import HubAddress
+from linzoo.checkpoints.digest import digest
+from linzoo.checkpoints.folder import read_json
+from linzoo.checkpoints.hub_errors import hub_errors
+from linzoo.checkpoints.linfusion import CONFIG_NAME
+from linzoo.checkpoints.lock import LOCK_NAME, WEIGHT_SUFFIXES, read_lock
+from linzoo.errors import CheckpointError, UsageError
+
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi, ModelInfo
+
+Format = Literal["adapter", "pipeline"]
+CARD_NAME = "README.md"
+PIPELINE_CONFIG = "model_index.json"
+
+_OFFICIAL = "diffusion_pytorch_model"
+
+
+@dataclass(frozen=True)
+class StoredFile:
+    """What the Hub knows of a file without its content.
+
+    Attributes:
+        bytes: its size.
+        sha256: of a large file (LFS or Xet); None for one that lies in git.
+        oid: git's SHA-1 of the blob; of a large file that of its pointer.
+    """
+
+    bytes: int
+    sha256: str | None
+    oid: str
+
+    def holds(self, path: Path) -> bool:
+        """Whether a file on this machine has the same content."""
+        if path.stat().st_size != self.bytes:
+            return False
+        if self.sha256 is not None:
+            return digest(path).sha256 == self.sha256
+        content = path.read_bytes()
+        return (
+            hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest() == self.oid
+        )
+
+
+@dataclass(frozen=True)
+class Target:
+    """A model repository before a push.
+
+    Attributes:
+        api: the Hub's client.
+        repo: its id, ``user/name``.
+        branch: what is committed to; None for the main branch.
+        exists: False for one that the push makes.
+        private: whether only its owner sees it; None where it does not exist.
+        has_branch: False for a branch that the push makes, from the main one.
+        head: the commit that is committed on; None where the repository does not exist.
+        files: what it holds there.
+    """
+
+    api: HfApi
+    repo: str
+    branch: str | None
+    exists: bool
+    private: bool | None
+    has_branch: bool
+    head: str | None
+    files: Mapping[str, StoredFile]
+
+    @cached_property
+    def lock(self) -> Mapping[str, Any] | None:
+        """The lock file that it holds; None where there is none."""
+        path = self._fetch(LOCK_NAME)
+        return None if path is None else read_lock(path.parent)
+
+    @cached_property
+    def card(self) -> str | None:
+        """The model card that it holds; None where there is none."""
+        path = self._fetch(CARD_NAME)
+        if path is None:
+            return None
+        with path.open(
+            encoding="utf-8", newline=""
+        ) as file:  # what surrounds linzoo's section stays byte for byte
+            return file.read()
+
+    def stale(self, names: Collection[str]) -> tuple[str, ...]:
+        """Files of an earlier push that a new one, with these files, has no more; foreign files are never among them."""
+        return tuple(sorted((self.own_files & set(self.files)) - set(names)))
+
+    @cached_property
+    def own_files(self) -> frozenset[str]:
+        """What an earlier push of linzoo, or the official code, has put there."""
+        if self.lock is not None:
+            return frozenset(self.lock["outputs"])
+        return frozenset(name for name in self.files if name.startswith(_OFFICIAL) and self._is_official)
+
+    def require_same_kind(self, format: Format, variant: str) -> None:
+        """Refuse to push onto something else.
+
+        Raises:
+            CheckpointError: the repository holds another kind of model, or weights of another variant.
+        """
+        if self.lock is not None:
+            made_for = self.lock.get("detection", {}).get("variant")
+            if made_for != variant:
+                raise CheckpointError(
+                    f"{self.repo} holds a LinFusion checkpoint for variant '{made_for}', and this one is for '{variant}';"
+                    " choose another repository"
+                )
+            holds: Format = "pipeline" if PIPELINE_CONFIG in self.files else "adapter"
+            if holds != format:
+                raise CheckpointError(
+                    f"{self.repo} holds linzoo's format '{holds}', and this is '{format}'; choose another repository, or push"
+                    f" with --format {holds}"
+                )
+        elif what := self._foreign():
+            raise CheckpointError(
+                f"{self.repo} holds another kind of model ({what}), which the push would mix with a LinFusion checkpoint;"
+                " choose another repository"
+            )
+
+    @cached_property
+    def _is_official(self) -> bool:
+        """Whether it holds LinFusion weights as the official code writes them, which linzoo may replace."""
+        path = self._fetch(CONFIG_NAME)
+        if path is None or PIPELINE_CONFIG in self.files:
+            return False
+        weights = [name for name in self.files if name.endswith(WEIGHT_SUFFIXES)]
+        return read_json(path).get("_class_name") == "LinFusion" and all(
+            name.startswith(_OFFICIAL) for name in weights
+        )
+
+    def _foreign(self) -> str:
+        """What a repository without a lock file holds of a model; empty where there is none, or an official one."""
+        if self._is_official:
+            return ""
+        for name in (PIPELINE_CONFIG, CONFIG_NAME):
+            if (path := self._fetch(name)) is not None:
+                kind = read_json(path).get("_class_name") or read_json(path).get("model_type")
+                return f"{name} of class {kind!r}"
+        weights = sorted(name for name in self.files if name.endswith(WEIGHT_SUFFIXES))
+        return f"{weights[0]}" if weights else ""
+
+    def _fetch(self, name: str) -> Path | None:
+        if name not in self.files:
+            return None
+        with hub_errors(str(HubAddress(self.repo, self.head))):
+            return Path(self.api.hf_hub_download(self.repo, name, revision=self.head))
+
+
+def open_target(repo: str, branch: str | None) -> Target:
+    """Look at a repository before a push, and at whether the user may write to it; nothing is changed.
+
+    Args:
+        repo: its id; without a name before the slash, one of the user's own.
+        branch: what will be committed to; None for the main branch.
+
+    Raises:
+        UsageError: it is no id of a repository.
+        CheckpointError: the Hub cannot be asked, nobody is logged in, or the user may not write there.
+    """
+    from huggingface_hub import HfApi, constants
+    from huggingface_hub.utils import HFValidationError, validate_repo_id
+
+    api = HfApi()
+    if constants.HF_HUB_OFFLINE:
+        raise CheckpointError(f"{repo}: nothing can be pushed offline; unset HF_HUB_OFFLINE")
+    with hub_errors(str(HubAddress(repo))):
+        me = api.whoami()
+    repo = repo if "/" in repo else f"{me['name']}/{repo}"
+    try:
+        validate_repo_id(repo)
+    except HFValidationError as error:
+        raise UsageError(f"{repo}: {error}") from error
+    with hub_errors(str(HubAddress(repo, branch))):
+        info, has_branch = _look(api, repo, branch)
+        if info is not None:
+            api.auth_check(repo, write=True)
+    if info is None:
+        _require_namespace(repo, me)
+        return Target(api, repo, branch, False, None, branch is None, None, {})
+    return Target(api, repo, branch, True, bool(info.private), has_branch, info.sha, stored_files(info))
+
+
+def stored_files(info: ModelInfo) -> dict[str, StoredFile]:
+    """The files of a repository, from what the Hub says of it with ``files_metadata``."""
+    return {
+        each.rfilename: StoredFile(each.size or 0, each.lfs.sha256 if each.lfs else None, each.blob_id or "")
+        for each in info.siblings or ()
+    }
+
+
+def _look(api: HfApi, repo: str, branch: str | None) -> tuple[ModelInfo | None, bool]:
+    """What the Hub says of a repository, None where there is none, and whether it has the branch."""
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
+
+    try:
+        return api.model_info(repo, revision=branch, files_metadata=True), True
+    except GatedRepoError:
+        raise
+    except RevisionNotFoundError:
+        if branch is not None and branch.startswith("refs/"):
+            raise
+        return api.model_info(repo, files_metadata=True), False
+    except RepositoryNotFoundError:
+        return None, branch is None
+
+
+def _require_namespace(repo: str, me: Mapping[str, Any]) -> None:
+    """A repository can be made in one's own namespace and in those of one's organizations."""
+    mine = [me["name"], *(each["name"] for each in me.get("orgs", ()))]
+    if repo.partition("/")[0] not in mine:
+        raise CheckpointError(
+            f"{repo}: there is no such repository, and you ({me['name']}) cannot make one there; yours begin with"
+            f" {' or '.join(f'{name}/' for name in mine)}"
+        )
+    role = me.get("auth", {}).get("accessToken", {}).get("role")
+    if role == "read":
+        raise CheckpointError(
+            f"{repo}: your token may only read; make one that may write, at https://huggingface.co/settings/tokens"
+        )

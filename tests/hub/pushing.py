@@ -1,0 +1,110 @@
+"""What the tests of pushes share: a checkpoint with a teacher on the fake Hub, and pushes without the slow ends."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import linzoo
+from linzoo.checkpoints.lock import encode_json
+from linzoo.checkpoints.source import open_source
+from linzoo.hub.push import PushResult
+from linzoo.registry import Registry, build_registry
+from linzoo.testing.fake_hub import FakeHub
+
+REPO = "tester/mini-linfusion"
+TEACHER = "artist/emoji"
+LICENSE = "cc-by-4.0"
+MESSAGE = "Upload a LinFusion checkpoint with linzoo"
+CHECK = "linzoo.hub.push.check_loads"
+
+
+@pytest.fixture(name="registry", scope="session")
+def _registry() -> Registry:
+    return build_registry(entry_points=False)
+
+
+@pytest.fixture(name="hub")
+def _hub(tmp_path: Path) -> Iterator[FakeHub]:
+    with FakeHub() as hub, hub.client(tmp_path / "home"):
+        yield hub
+
+
+@pytest.fixture(name="quick_report", scope="session")
+def _quick_report(tmp_path_factory: pytest.TempPathFactory, registry: Registry) -> dict[str, Any]:
+    return validate_quickly(tmp_path_factory.mktemp("report"), registry)
+
+
+def validate_quickly(folder: Path, registry: Registry) -> dict[str, Any]:
+    """What ``linzoo validate mini-linfusion --teacher mini`` says."""
+    linzoo.validate("mini-linfusion", "mini", report=folder, device="cpu", registry=registry)
+    document: dict[str, Any] = json.loads((folder / "report.json").read_text())
+    return document
+
+
+def put_teacher(hub: FakeHub, *, repo: str = TEACHER, license: str | None = LICENSE) -> str:
+    """The shipped teacher as somebody's repository; returns its commit."""
+    root = open_source("mini").path
+    files: dict[str, bytes | Path] = {
+        path.relative_to(root).as_posix(): path for path in sorted(root.rglob("*")) if path.is_file()
+    }
+    said = f"license: {license}\n" if license else "tags: [emoji]\n"
+    return hub.put(repo, {**files, "README.md": f"---\n{said}---\n# Emoji\n".encode()})
+
+
+def checkpoint_of(folder: Path, commit: str | None, repo: str = TEACHER) -> Path:
+    """The shipped LinFusion checkpoint, as if it had been made from a repository (or, without a commit, a local file)."""
+    shutil.copytree(open_source("mini-linfusion").path, folder)
+    lock = json.loads((folder / "linzoo.lock.json").read_text())
+    if commit is None:
+        for record in lock["source"]["files"].values():
+            record["sha256"] = "0" * 64
+    else:
+        lock["source"] |= {"repo": f"hf://{repo}", "commit": commit}
+    (folder / "linzoo.lock.json").write_bytes(encode_json(lock))
+    return folder
+
+
+def write_report(folder: Path, checkpoint: Path, document: dict[str, Any], **changes: Any) -> Path:
+    """A report on a checkpoint."""
+    folder.mkdir()
+    lock = json.loads((checkpoint / "linzoo.lock.json").read_text())
+    (folder / "report.json").write_text(json.dumps({**document, "lock": lock, **changes}))
+    return folder
+
+
+class Pusher:
+    """Pushes one checkpoint again and again."""
+
+    def __init__(self, checkpoint: Path, report: Path, registry: Registry) -> None:
+        self.checkpoint = checkpoint
+        self.report = report
+        self.registry = registry
+
+    def __call__(self, repo: str = REPO, **options: Any) -> PushResult:
+        options = {"report": self.report, **options}
+        return linzoo.push(self.checkpoint, repo, registry=self.registry, **options)
+
+
+def make_pusher(folder: Path, hub: FakeHub, registry: Registry, report: dict[str, Any]) -> Pusher:
+    """Pushes of a checkpoint whose teacher lies on the Hub."""
+    checkpoint = checkpoint_of(folder / "checkpoint", put_teacher(hub))
+    return Pusher(checkpoint, write_report(folder / "report", checkpoint, report), registry)
+
+
+@pytest.fixture(name="push")
+def _push(
+    tmp_path: Path,
+    hub: FakeHub,
+    registry: Registry,
+    quick_report: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> Pusher:
+    """Pushes without the fresh process behind it, whose own tests are in ``test_fresh.py``."""
+    monkeypatch.setattr(CHECK, lambda question: None)
+    return make_pusher(tmp_path, hub, registry, quick_report)

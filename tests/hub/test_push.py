@@ -1,0 +1,387 @@
+"""``linzoo.push`` against a real HTTP server, with the Hub's own client."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from huggingface_hub import HfApi, ModelCard
+from pushing import LICENSE, MESSAGE, REPO, TEACHER, Pusher, checkpoint_of, put_teacher
+
+from linzoo.checkpoints.lock import encode_json
+from linzoo.errors import CheckpointError, LinzooError, PluginError, UsageError
+from linzoo.hub.upload import Upload
+from linzoo.registry import build_registry
+from linzoo.testing.fake_hub import FakeHub, Fault
+
+ADAPTER = {
+    "config.json",
+    "diffusion_pytorch_model.safetensors",
+    "linzoo.lock.json",
+    "README.md",
+    ".gitattributes",
+}
+WRITES = ("POST", "PUT", "DELETE")
+
+
+def writes(hub: FakeHub, start: int = 0) -> list[str]:
+    return [f"{each.method} {each.path}" for each in hub.requests[start:] if each.method in WRITES]
+
+
+def commits(repo: str = REPO, revision: str | None = None) -> list[str]:
+    return [each.title for each in HfApi().list_repo_commits(repo, revision=revision)]
+
+
+def test_a_push_is_one_commit_with_everything_in_it(hub: FakeHub, push: Pusher) -> None:
+    result = push()
+    assert result.sent is not None
+    assert (result.sent.new, result.sent.commit) == (True, hub.head(REPO))
+    assert result.sent.url == f"{hub.url}/{REPO}/commit/{hub.head(REPO)}"
+    assert commits() == [MESSAGE, "initial commit"]
+    assert set(hub.files(REPO)) == ADAPTER
+    for name in ("config.json", "diffusion_pytorch_model.safetensors"):
+        assert hub.read(REPO, name) == (push.checkpoint / name).read_bytes()
+    lock = json.loads(hub.read(REPO, "linzoo.lock.json"))
+    before = json.loads((push.checkpoint / "linzoo.lock.json").read_text())
+    assert lock == before
+    card = ModelCard(hub.read(REPO, "README.md").decode()).data
+    assert (card.license, card.base_model, card.library_name) == (LICENSE, TEACHER, "diffusers")
+
+
+def test_the_same_push_again_sends_nothing(hub: FakeHub, push: Pusher) -> None:
+    first = push()
+    start = len(hub.requests)
+    again = push()
+    assert writes(hub, start) == []
+    assert again.sent is not None
+    assert first.sent is not None
+    assert (again.sent.new, again.sent.commit, again.sent.url) == (False, first.sent.commit, first.sent.url)
+    assert again.requests == ()
+
+
+def test_a_pull_request_leaves_the_main_branch_alone_and_is_opened_once(hub: FakeHub, push: Pusher) -> None:
+    before = hub.put(REPO, {"notes.txt": b"mine"})
+    first = push(pr=True, message="Linear weights")
+    assert hub.head(REPO) == before
+    (opened,) = hub.pull_requests(REPO)
+    assert (opened.title, opened.status) == ("Linear weights", "open")
+    assert set(hub.files(REPO, opened.revision)) == {*ADAPTER, "notes.txt"}
+    assert first.sent is not None
+    assert first.sent.pull_request == f"{hub.url}/{REPO}/discussions/{opened.num}"
+
+    again = push(pr=True, message="Linear weights")
+    assert len(hub.pull_requests(REPO)) == 1
+    assert again.sent is not None
+    assert (again.sent.new, again.sent.pull_request) == (False, first.sent.pull_request)
+    push(pr=True, message="Another title")
+    assert len(hub.pull_requests(REPO)) == 2
+
+
+def test_onto_a_branch_and_onto_an_open_pull_request(hub: FakeHub, push: Pusher) -> None:
+    before = hub.put(REPO, {"notes.txt": b"mine"})
+    push(revision="fp32")
+    assert hub.head(REPO) == before
+    assert commits(revision="fp32") == [MESSAGE, "seed", "initial commit"]
+    request = HfApi().create_pull_request(REPO, title="Weights")
+    push(revision=f"refs/pr/{request.num}")
+    assert set(hub.files(REPO, f"refs/pr/{request.num}")) == {*ADAPTER, "notes.txt"}
+    with pytest.raises(CheckpointError, match="no such branch"):
+        push(revision="refs/pr/99")
+
+
+def test_private_and_message(hub: FakeHub, push: Pusher) -> None:
+    push(private=True, message="First weights")
+    assert HfApi().model_info(REPO).private
+    assert commits()[0] == "First weights"
+    hub.put("tester/public", {"notes.txt": b"mine"})
+    with pytest.raises(CheckpointError, match="tester/public is public"):
+        push("tester/public", private=True)
+
+
+def test_the_user_s_own_namespace_needs_no_name(hub: FakeHub, push: Pusher) -> None:
+    assert push("short").repo == "tester/short"
+
+
+def test_what_the_repository_holds_besides_stays(hub: FakeHub, push: Pusher) -> None:
+    readme = "---\nlicense: cc-by-4.0\nthumbnail: a.png\n---\n# Mine\n\nText of my own.\n"
+    hub.put(REPO, {"README.md": readme.encode(), "a.png": b"\x89PNG\0", "report/mine.txt": b"x"})
+    push()
+    assert {"a.png", "report/mine.txt"} < set(hub.files(REPO))
+    card = hub.read(REPO, "README.md").decode()
+    assert "# Mine\n\nText of my own.\n" in card
+    assert ModelCard(card).data.thumbnail == "a.png"
+
+
+def test_stale_shards_are_removed_in_the_same_commit(hub: FakeHub, push: Pusher) -> None:
+    push(max_shard_bytes=300_000)
+    shards = {name for name in hub.files(REPO) if "-of-" in name or name.endswith(".index.json")}
+    assert len(shards) == 4
+    hub.put(REPO, {"notes.txt": b"mine"})
+    result = push()
+    assert set(result.deleted) == shards
+    assert set(hub.files(REPO)) == {*ADAPTER, "notes.txt"}
+    assert commits() == [MESSAGE, "seed", MESSAGE, "initial commit"]
+
+
+def test_weights_of_the_official_code_are_replaced(hub: FakeHub, push: Pusher) -> None:
+    config = (push.checkpoint / "config.json").read_bytes()
+    old = "diffusion_pytorch_model.fp16.safetensors"
+    hub.put(REPO, {"config.json": config, old: b"old", "notes.txt": b"mine"})
+    assert push().deleted == (old,)
+    assert set(hub.files(REPO)) == {*ADAPTER, "notes.txt"}
+
+
+OTHERS: dict[str, tuple[dict[str, bytes], str]] = {
+    "a pipeline": (
+        {"model_index.json": b'{"_class_name": "StableDiffusionPipeline"}'},
+        "StableDiffusionPipeline",
+    ),
+    "a UNet": ({"config.json": b'{"_class_name": "UNet2DConditionModel"}'}, "UNet2DConditionModel"),
+    "a language model": ({"config.json": b'{"model_type": "llama"}'}, "llama"),
+    "a single file": ({"dreamshaper.safetensors": b"x"}, r"dreamshaper\.safetensors"),
+}
+
+
+@pytest.mark.parametrize("holds", list(OTHERS))
+def test_another_kind_of_model_is_not_pushed_onto(hub: FakeHub, push: Pusher, holds: str) -> None:
+    files, named = OTHERS[holds]
+    hub.put(REPO, files)
+    start = len(hub.requests)
+    with pytest.raises(CheckpointError, match=f"holds another kind of model .*{named}"):
+        push()
+    assert writes(hub, start) == []
+
+
+def test_another_variant_and_another_format_are_not_pushed_onto(hub: FakeHub, push: Pusher) -> None:
+    push()
+    lock = json.loads(hub.read(REPO, "linzoo.lock.json"))
+    with pytest.raises(CheckpointError, match="holds linzoo's format 'adapter', and this is 'pipeline'"):
+        push(format="pipeline")
+    lock["detection"]["variant"] = "sd15"
+    hub.put(REPO, {"linzoo.lock.json": encode_json(lock)})
+    with pytest.raises(CheckpointError, match="for variant 'sd15', and this one is for 'mini'"):
+        push()
+
+
+def refuse(
+    push: Pusher, hub: FakeHub, match: str, kind: type[Exception] = CheckpointError, **options: Any
+) -> None:
+    """Whatever is refused sends nothing."""
+    start = len(hub.requests)
+    with pytest.raises(kind, match=match):
+        push(**options)
+    assert writes(hub, start) == []
+    assert hub.head(REPO) is None
+
+
+def test_what_validation_fails_is_not_published(hub: FakeHub, push: Pusher) -> None:
+    report = json.loads((push.report / "report.json").read_text())
+    fallen = {**report["measures"][0], "verdict": "failed", "culprits": ["down_blocks.0"]}
+    report |= {"verdict": "failed", "measures": [fallen, *report["measures"][1:]]}
+    (push.report / "report.json").write_text(json.dumps(report))
+    refuse(push, hub, rf"(?s)fails 1 of \d+ measures.*{fallen['name']}: down_blocks.0.*linzoo validate")
+
+
+def test_a_report_of_another_checkpoint_does_not_count(hub: FakeHub, push: Pusher) -> None:
+    report = json.loads((push.report / "report.json").read_text())
+    report["lock"]["outputs"]["config.json"]["sha256"] = "0" * 64
+    (push.report / "report.json").write_text(json.dumps(report))
+    refuse(push, hub, "a report of another checkpoint")
+    (push.report / "report.json").unlink()
+    refuse(push, hub, "report.json: cannot be read")
+
+
+def test_without_a_report_the_quick_suite_decides(
+    hub: FakeHub, push: Pusher, quick_report: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Any] = []
+
+    def run(checkpoint: Any, teacher: str, lock: Any, **_: Any) -> dict[str, Any]:
+        asked.append((checkpoint.path, teacher))
+        return {**quick_report, "verdict": "failed"}
+
+    monkeypatch.setattr("linzoo.hub.push.run_quick", run)
+    refuse(push, hub, "is not published", report=None)
+    assert asked == [(push.checkpoint, f"hf://{TEACHER}@{hub.head(TEACHER)}")]
+    refuse(push, hub, "is not published", report=None, teacher="mini")
+    assert asked[1][1] == "mini"
+
+
+def test_a_licence_that_nothing_tells_is_not_assumed(hub: FakeHub, push: Pusher) -> None:
+    put_teacher(hub, license=None)
+    shutil.rmtree(push.checkpoint)
+    checkpoint_of(push.checkpoint, hub.head(TEACHER))
+    refuse(
+        push,
+        hub,
+        rf"(?s)the licence is unknown.*the card of {TEACHER} at commit {str(hub.head(TEACHER))[:7]}",
+    )
+    assert push(license="cc-by-sa-4.0").license.id == "cc-by-sa-4.0"
+
+
+def test_the_licence_is_that_of_the_commit_and_not_of_today(hub: FakeHub, push: Pusher) -> None:
+    put_teacher(hub, license="mit")
+    assert push().license.id == LICENSE
+
+
+def test_a_conflicting_licence_on_the_card_that_is_there(hub: FakeHub, push: Pusher) -> None:
+    before = hub.put(REPO, {"README.md": b"---\nlicense: mit\n---\n"})
+    with pytest.raises(
+        CheckpointError, match=rf"(?s)different licences.*{LICENSE}.*mit.*the card that is in {REPO}"
+    ):
+        push()
+    assert hub.head(REPO) == before
+
+
+def test_the_teacher_s_licence_text_goes_along(hub: FakeHub, push: Pusher) -> None:
+    hub.put(TEACHER, {"LICENSE.md": b"The terms.\n"})
+    shutil.rmtree(push.checkpoint)
+    checkpoint_of(push.checkpoint, hub.head(TEACHER))
+    push()
+    assert hub.read(REPO, "LICENSE.md") == b"The terms.\n"
+    lock = json.loads(hub.read(REPO, "linzoo.lock.json"))
+    assert lock["outputs"]["LICENSE.md"]["bytes"] == 11
+    hub.put("tester/other", {"LICENSE.md": b"My own terms.\n"})
+    push("tester/other")
+    assert hub.read("tester/other", "LICENSE.md") == b"My own terms.\n", "what somebody else put there stays"
+
+
+def test_a_local_teacher_is_asked_for(hub: FakeHub, push: Pusher) -> None:
+    shutil.rmtree(push.checkpoint)
+    checkpoint_of(push.checkpoint, None)
+    refuse(push, hub, r"the teacher was a local file \(unet/config.json.*--teacher SOURCE", UsageError)
+    refuse(push, hub, "the licence is unknown", teacher="mini")
+
+
+def test_a_checkpoint_that_changed_or_that_linzoo_did_not_make(hub: FakeHub, push: Pusher) -> None:
+    config = push.checkpoint / "config.json"
+    text = config.read_text()
+    config.write_text(text + " ")
+    refuse(push, hub, "config.json changed since linzoo wrote it")
+    config.write_text(text)
+    (push.checkpoint / "linzoo.lock.json").unlink()
+    refuse(push, hub, "has no lock file")
+
+
+def test_who_may_not_write(hub: FakeHub, push: Pusher, tmp_path: Path) -> None:
+    with hub.client(tmp_path / "reader", token=hub.read_token):
+        refuse(push, hub, "your token may only read")
+    with hub.client(tmp_path / "nobody", token=None):
+        refuse(push, hub, "the Hub wants a login")
+    with hub.client(tmp_path / "wrong", token="hf_wrong"):
+        refuse(push, hub, "the Hub wants a login")
+    hub.put("somebody/else", {"notes.txt": b"theirs"})
+    with pytest.raises(CheckpointError, match="somebody/nothing: there is no such repository, and you"):
+        push("somebody/nothing")
+    before = hub.put(REPO, {"notes.txt": b"mine"})
+    with (
+        hub.client(tmp_path / "reader", token=hub.read_token),
+        pytest.raises(CheckpointError, match="may not"),
+    ):
+        push()
+    assert hub.head(REPO) == before
+
+
+def test_offline(hub: FakeHub, push: Pusher, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    refuse(push, hub, "nothing can be pushed offline; unset HF_HUB_OFFLINE")
+
+
+def test_options_that_do_not_go_together(hub: FakeHub, push: Pusher) -> None:
+    refuse(push, hub, "leave out --revision", UsageError, pr=True, revision="main")
+    refuse(push, hub, "no format 'zip'", UsageError, format="zip")
+    refuse(push, hub, "leave out --pr to make it", pr=True)
+    refuse(push, hub, "holds nothing", UsageError, max_shard_bytes=0)
+    with pytest.raises(UsageError, match="a/b/c"):
+        push("a/b/c")
+
+
+def test_a_plugin_can_stop_it(hub: FakeHub, push: Pusher, tmp_path: Path) -> None:
+    plugin = tmp_path / "legal.py"
+    plugin.write_text(
+        "from linzoo.plugin import Veto, hookimpl\n"
+        "@hookimpl\n"
+        "def linzoo_before_push(plan):\n"
+        "    raise Veto(f'{plan.repo} {plan.license} {plan.private} {len(plan.files)} {plan.variant.id}')\n"
+    )
+    push.registry = build_registry(entry_points=False, paths=(plugin,))
+    refuse(
+        push,
+        hub,
+        f"legal stops the push to '{REPO}': {REPO} {LICENSE} True 4 mini",
+        PluginError,
+        private=True,
+    )
+
+
+def test_a_commit_in_the_meantime_is_noticed(
+    hub: FakeHub, push: Pusher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    push()
+    send: Callable[[Upload], Any] = Upload.send
+
+    def late(upload: Upload) -> Any:
+        hub.put(REPO, {"notes.txt": b"faster"})
+        return send(upload)
+
+    monkeypatch.setattr(Upload, "send", late)
+    with pytest.raises(CheckpointError, match="somebody else has committed to it in the meantime"):
+        push(max_shard_bytes=300_000)
+    assert set(hub.files(REPO)) == {*ADAPTER, "notes.txt"}
+    monkeypatch.undo()
+
+
+def test_what_arrived_before_an_interruption_is_not_sent_again(hub: FakeHub, push: Pusher) -> None:
+    hub.inject(Fault("status", status=500, method="POST", path=r"/commit/main$"))
+    with pytest.raises(CheckpointError, match="run the same command again"):
+        push()
+    assert sum(each.method == "PUT" for each in hub.requests) == 1
+    push()
+    assert sum(each.method == "PUT" for each in hub.requests) == 1
+    assert set(hub.files(REPO)) == ADAPTER
+
+
+def place(path: str) -> str:
+    """A path as a plan names it, which cannot know what the Hub answers."""
+    known = path.startswith("/api/") or path.endswith(".git/info/lfs/objects/batch")
+    return path if known else "<storage>"
+
+
+def test_a_dry_run_says_exactly_what_a_push_then_asks(hub: FakeHub, push: Pusher) -> None:
+    """Method, path and bytes of every request; what is read before is the same in both."""
+    start = len(hub.requests)
+    planned = push(dry_run=True)
+    assert planned.sent is None
+    assert hub.head(REPO) is None
+    looked = [(each.method, each.path) for each in hub.requests[start:]]
+    assert not [each for each in looked if each[0] in WRITES]
+
+    start = len(hub.requests)
+    push()
+    made = [each for each in hub.requests[start:] if (each.method, each.path) not in looked]
+    assert [(each.method, place(each.path)) for each in made] == [
+        (each.method, each.path) for each in planned.requests
+    ]
+    put = next(each for each in made if each.method == "PUT")
+    assert put.received == next(each.bytes for each in planned.requests if each.method == "PUT")
+    assert planned.files == {
+        name: stored.size for name, stored in hub.files(REPO).items() if name != ".gitattributes"
+    }
+
+
+def test_a_dry_run_asks_whether_the_token_may_write(hub: FakeHub, push: Pusher) -> None:
+    hub.put(REPO, {"notes.txt": b"mine"})
+    push(dry_run=True)
+    assert f"/api/models/{REPO}/auth-check/write" in [each.path for each in hub.requests]
+
+
+def test_a_hub_without_xet_is_told_from_other_trouble(
+    hub: FakeHub, push: Pusher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", False)
+    with pytest.raises(LinzooError, match="set HF_HUB_DISABLE_XET=1"):
+        push()

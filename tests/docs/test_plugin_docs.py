@@ -120,6 +120,11 @@ class TestTutorial:
         exec(files["test_bksdm.py"], scope)
         scope["test_declarations"]()
 
+    def test_its_test_against_a_hub_passes(self, files: dict[str, str], tmp_path: Path) -> None:
+        scope: dict[str, Callable[[Path], None]] = {}
+        exec(files["test_download.py"], scope)
+        scope["test_it_survives_a_cut"](tmp_path)
+
     def test_it_is_well_in_every_respect(self, installed: Path, build: Callable[..., Registry]) -> None:
         registry = build("linzoo_sd15", "linzoo_mixers", env={"LINZOO_STRICT_PLUGINS": "1"})
         status = registry.plugins_called("linzoo-bksdm")[0]

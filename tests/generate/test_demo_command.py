@@ -28,6 +28,7 @@ def state(zoo: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Sta
     monkeypatch.setattr(demo, "DISTILLED", str(tmp_path / "out" / "converted"))
     monkeypatch.setattr(demo, "IMAGES", 2)
     monkeypatch.setattr(demo, "PROMPTS", ("linzoo_prompts", "prompts.json"))
+    monkeypatch.setattr(demo, "publish_and_load", lambda *_: None)  # its processes do not know the tiny model
     state = State()
     state.__dict__["registry"] = zoo
     return state

@@ -200,6 +200,11 @@ def read_linfusion(checkpoint: str | Path, *, registry: Registry | None = None) 
             f"{opened.path}: a LinFusion checkpoint is a folder, with config.json and {WEIGHTS_NAME} in it, and this is "
             "a file. 'linzoo convert' makes one from a teacher."
         )
+    if "model_index" in opened.configs:
+        raise CheckpointError(
+            f"{opened.spec}: a whole pipeline and not the linear modules alone; load it with"
+            " diffusers.DiffusionPipeline.from_pretrained(..., trust_remote_code=True)"
+        )
     linfusion = announced(LinFusionConfig.from_folder(opened.path), registry)
     _check_tensors(opened, linfusion)
     weights = {name: read_tensor(opened, name) for name in linfusion.state_dict()}

@@ -109,7 +109,7 @@ def push(
     opened, lock = _open(checkpoint, registry)
     variant = registry.variants[lock["detection"]["variant"]].value
     source = str(teacher) if teacher is not None else teacher_of(lock, registry)
-    target = open_target(repo, revision)
+    target = open_target(repo, revision, pull_request=pr)
     target.require_same_kind(format, variant.id)
     _check_visible(target, private, pr)
     found = [*claims(lock, registry), *claims_on_card(target.card, target.repo)]

@@ -24,6 +24,7 @@ Format = Literal["adapter", "pipeline"]
 CARD_NAME = "README.md"
 PIPELINE_CONFIG = "model_index.json"
 
+_PULL_REQUESTS = "refs/pr/"
 _OFFICIAL = "diffusion_pytorch_model"
 
 
@@ -159,12 +160,13 @@ class Target:
             return Path(self.api.hf_hub_download(self.repo, name, revision=self.head))
 
 
-def open_target(repo: str, branch: str | None) -> Target:
+def open_target(repo: str, branch: str | None, *, pull_request: bool) -> Target:
     """Look at a repository before a push, and at whether the user may write to it; nothing is changed.
 
     Args:
         repo: its id; without a name before the slash, one of the user's own.
         branch: what will be committed to; None for the main branch.
+        pull_request: a pull request will be opened, which needs no right to write.
 
     Raises:
         UsageError: it is no id of a repository.
@@ -185,7 +187,7 @@ def open_target(repo: str, branch: str | None) -> Target:
         raise UsageError(f"{repo}: {error}") from error
     with hub_errors(str(HubAddress(repo, branch))):
         info, has_branch = _look(api, repo, branch)
-        if info is not None:
+        if info is not None and not pull_request and not (branch or "").startswith(_PULL_REQUESTS):
             api.auth_check(repo, write=True)
     if info is None:
         _require_namespace(repo, me)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from urllib.parse import quote
 
@@ -70,12 +71,12 @@ class Upload:
     pull_request: bool
     message: str
 
-    @property
+    @cached_property
     def stale(self) -> tuple[str, ...]:
         """What is deleted: files of an earlier push that this one has no more."""
         return self.target.stale(self.staged.files)
 
-    @property
+    @cached_property
     def unchanged(self) -> bool:
         """Whether the repository holds all of it already."""
         return self.target.has_branch and not self.stale and self._held_by(self.target.files)
@@ -114,7 +115,9 @@ class Upload:
         """Make the repository, or the branch, where the push is the first to go there."""
         target = self.target
         if not target.exists:
-            target.api.create_repo(target.repo, private=self.private)
+            target.api.create_repo(
+                target.repo, private=self.private or None
+            )  # an organization may have a default
         if not target.has_branch:
             target.api.create_branch(target.repo, branch=str(target.branch), revision=target.head)
 

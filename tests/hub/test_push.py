@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -286,6 +288,18 @@ def test_who_may_not_write(hub: FakeHub, push: Pusher, tmp_path: Path) -> None:
     assert hub.head(REPO) == before
 
 
+def test_a_pull_request_needs_no_right_to_write(hub: FakeHub, push: Pusher) -> None:
+    before = hub.put("somebody/model", {"notes.txt": b"theirs"})
+    with pytest.raises(CheckpointError, match="may not"):
+        push("somebody/model")
+    push("somebody/model", pr=True)
+    (opened,) = hub.pull_requests("somebody/model")
+    assert set(hub.files("somebody/model", opened.revision)) == {*ADAPTER, "notes.txt"}
+    push("somebody/model", revision=opened.revision, max_shard_bytes=300_000)
+    assert len(hub.files("somebody/model", opened.revision)) == len(ADAPTER) + 4
+    assert hub.head("somebody/model") == before
+
+
 def test_offline(hub: FakeHub, push: Pusher, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     refuse(push, hub, "nothing can be pushed offline; unset HF_HUB_OFFLINE")
@@ -385,3 +399,35 @@ def test_a_hub_without_xet_is_told_from_other_trouble(
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", False)
     with pytest.raises(LinzooError, match="set HF_HUB_DISABLE_XET=1"):
         push()
+
+
+def test_the_token_is_nowhere(
+    hub: FakeHub,
+    push: Pusher,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Neither in what is published, nor in what is said and logged, however much, nor in what an error drags along."""
+    monkeypatch.setattr(logging.getLogger("huggingface_hub"), "propagate", True)
+    said = []
+    with caplog.at_level(logging.DEBUG):
+        push()
+        push(dry_run=True)
+        for fault in (Fault("status", status=403), Fault("drop-before", times=9), Fault("cut-body", times=9)):
+            push.renew(fault.kind)
+            hub.inject(fault)
+            with pytest.raises(CheckpointError) as caught:
+                push()
+            hub.clear_faults()
+            said += traceback.format_exception(caught.value)
+    assert len(caplog.text) > 10_000, "the client's own log was looked at"
+    published = [hub.read(REPO, name) for name in hub.files(REPO)]
+    kept = [
+        path.read_bytes() for path in tmp_path.rglob("*") if path.is_file() and "home/token" not in str(path)
+    ]
+    texts = ["".join(said), caplog.text, *capfd.readouterr()]
+    assert hub.requests[-1].authorization == hub.token, "it was sent"
+    assert not any(hub.token in text for text in texts)
+    assert not any(hub.token.encode() in content for content in published + kept)

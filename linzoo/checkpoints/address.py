@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,3 +56,18 @@ def on_hub(text: str | Path) -> HubAddress | None:
     if _NAME.fullmatch(text) and not Path(text).exists():
         return HubAddress.parse(text)
     return None
+
+
+@contextlib.contextmanager
+def no_folder_either(text: str | Path) -> Iterator[None]:
+    """Let errors of the Hub say that there is no such folder too, where a CHECKPOINT leaves out ``hf://`` and may mean one.
+
+    Raises:
+        CheckpointError: what the block raises, with that.
+    """
+    try:
+        yield
+    except CheckpointError as error:
+        if str(text).startswith(SCHEME) or on_hub(text) is None:
+            raise
+        raise CheckpointError(f"{error}\n  Nor is there a file or folder {text} on this machine.") from error

@@ -21,6 +21,9 @@ _WEIGHTS = (
 )
 """Names that diffusers gives to a model's weights, the preferred one first."""
 
+PIPELINE_CONFIG = "model_index.json"
+"""The file that makes a folder or repository a whole pipeline."""
+
 LINEAR_WEIGHTS = "linear.weights"
 """Folder inside a UNet's folder where the weights of a linear UNet lie (see :mod:`linzoo.checkpoints.linear_unet`)."""
 
@@ -89,8 +92,8 @@ def read_configs(folder: Path) -> dict[str, dict[str, Any]]:
     Raises:
         CheckpointError: the folder is neither, or a config is no JSON object.
     """
-    if (folder / "model_index.json").is_file():
-        configs = {"model_index": read_json(folder / "model_index.json")}
+    if (folder / PIPELINE_CONFIG).is_file():
+        configs = {"model_index": read_json(folder / PIPELINE_CONFIG)}
         for component in sorted(each for each in folder.iterdir() if each.is_dir()):
             for name in ("config.json", "scheduler_config.json"):
                 if (component / name).is_file():
@@ -100,7 +103,7 @@ def read_configs(folder: Path) -> dict[str, dict[str, Any]]:
         return {"unet": read_json(folder / "config.json")}
     files = sorted(each.name for each in folder.iterdir() if each.suffix in {".safetensors", ".ckpt"})
     hint = f"; name the file itself: {folder / files[0]}" if files else ""
-    raise CheckpointError(f"{folder}: no diffusers folder (neither model_index.json nor config.json){hint}")
+    raise CheckpointError(f"{folder}: no diffusers folder (neither {PIPELINE_CONFIG} nor config.json){hint}")
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from linzoo.errors import CheckpointError, LinzooError
 
 _SIGNED = re.compile(r"(https?://[^\s?'\"]+)\?[^\s'\"]+")
 _LOGIN = "the Hub wants a login; run 'hf auth login', or set HF_TOKEN"
+_AGAIN = "see that the Hub can be reached, and run the same command again"
 _MIRROR = (
     "this Hub does not take uploads over Xet, as mirrors and servers of one's own do not; set HF_HUB_DISABLE_XET=1 and run"
     " it again"
@@ -28,7 +29,13 @@ def hub_errors(where: str) -> Iterator[None]:
     """
     try:
         yield
-    except LinzooError:
+    except (
+        LinzooError,
+        TypeError,
+        AttributeError,
+        NameError,
+        AssertionError,
+    ):  # what is ours is no trouble of the Hub's
         raise
     except Exception as error:  # the client and its network layer have families of their own
         raise CheckpointError(f"{where}: {_explain(error, where)}") from error
@@ -37,7 +44,7 @@ def hub_errors(where: str) -> Iterator[None]:
 def _explain(error: Exception, where: str) -> str:
     from huggingface_hub import errors
 
-    status = getattr(getattr(error, "response", None), "status_code", None)
+    status = _status(error)
     if isinstance(error, errors.GatedRepoError):
         repo = where.removeprefix("hf://").partition("@")[0]
         return f"its owner asks you to accept terms first, at https://huggingface.co/{repo}; then 'hf auth login'"
@@ -57,6 +64,7 @@ def _explain(error: Exception, where: str) -> str:
     advice = {
         401: _LOGIN,
         403: "your token may not do this; make one that may, at https://huggingface.co/settings/tokens",
+        409: "it is there already, or somebody else is changing it; look at it, and run the same command again",
         412: "somebody else has committed to it in the meantime; run the same command again",
         429: "the Hub is asked too often; wait some minutes and run the same command again",
     }.get(status or 0)
@@ -66,8 +74,22 @@ def _explain(error: Exception, where: str) -> str:
         )
     if advice is None and _is_of_xet(error):
         advice = _MIRROR
-    said = without_signatures(str(error)).strip()
-    return f"{said}\n  {advice}" if advice else f"cannot be reached or used: {said}"
+    said = without_signatures(": ".join(dict.fromkeys(str(each).strip() for each in _chain(error))))
+    return f"{said}\n  {advice or _AGAIN}"
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """An error and what it came of: the client says "Error while uploading" of whatever happened to an upload."""
+    each: BaseException | None = error
+    while each is not None:
+        yield each
+        each = each.__cause__
+
+
+def _status(error: BaseException) -> int | None:
+    """The status that the Hub, or its storage, has answered with; None where it did not."""
+    found = (getattr(getattr(each, "response", None), "status_code", None) for each in _chain(error))
+    return next((status for status in found if status is not None), None)
 
 
 def _is_of_xet(error: BaseException) -> bool:

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from linzoo.checkpoints.address import HubAddress
 from linzoo.checkpoints.digest import Digest, digest, hash_document
 from linzoo.checkpoints.folder import read_json
 from linzoo.checkpoints.source import Checkpoint
@@ -96,22 +97,50 @@ def made_from(lock: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
     """
     records = {role: lock[role] for role in ("source", "linfusion", "base") if role in lock}
     learnt_from = lock.get("distill", {}).get("teacher")
-    files = records.get("source", {}).get("files")
-    known = isinstance(files, Mapping) and {name: _sum(each) for name, each in files.items()}
-    if isinstance(learnt_from, Mapping) and learnt_from != known:
+    if isinstance(learnt_from, Mapping) and not _are(records.get("source", {}).get("files"), learnt_from):
         records["learnt_from"] = {"files": {name: {"sha256": each} for name, each in learnt_from.items()}}
     return records
 
 
-def _sum(record: Any) -> Any:
-    return record.get("sha256") if isinstance(record, Mapping) else None
+def made_for(lock: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The record of the model that a result is for, of which it draws the pictures; empty where the lock file names none.
+
+    That is what it was converted from, or the teacher of its distillation where that is another one (``learnt_from``).
+    """
+    records = made_from(lock)
+    return records.get("learnt_from") or records.get("source", {})
 
 
-def changed_outputs(folder: Path, lock: Mapping[str, Any]) -> list[str]:
-    """Names of the files of a result that are missing or are not what its lock file says."""
+def address_of(record: Mapping[str, Any]) -> HubAddress | None:
+    """Where on the Hub a model that a lock file records was read, down to the commit; None for one that was not there."""
+    if "repo" not in record or "commit" not in record:
+        return None
+    return HubAddress(HubAddress.parse(record["repo"]).repo, record["commit"])
+
+
+def _are(files: Any, sums: Mapping[str, Any]) -> bool:
+    """Whether recorded files are those with these hashes; a single file may have got another name."""
+    if not isinstance(files, Mapping):
+        return False
+    known = {name: each.get("sha256") if isinstance(each, Mapping) else None for name, each in files.items()}
+    return known == sums or (len(known) == 1 and list(known.values()) == list(sums.values()))
+
+
+def changed_outputs(folder: Path, lock: Mapping[str, Any], *, fetched: bool = False) -> list[str]:
+    """Names of the files of a result that are missing or are not what its lock file says.
+
+    Args:
+        folder: where the result lies.
+        lock: what its lock file holds.
+        fetched: it came from the Hub, of which only what makes the model is fetched: no pictures, no licence. What is not
+            there has not changed.
+    """
     changed = []
     for name, record in sorted(lock["outputs"].items()):
         path = folder / name
-        if not path.is_file() or dataclasses.asdict(digest(path)) != record:
+        if not path.is_file():
+            if not fetched:
+                changed.append(name)
+        elif dataclasses.asdict(digest(path)) != record:
             changed.append(name)
     return changed

@@ -1,13 +1,15 @@
-"""Models that installed plugins ship, found again by their bytes."""
+"""Models that a lock file names, found again: on the Hub, or by their bytes among what installed plugins ship."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from linzoo.checkpoints.digest import digest
+from linzoo.checkpoints.digest import Stamp, digest, stamp_of
+from linzoo.checkpoints.lock import address_of
 
 if TYPE_CHECKING:
     from linzoo.plugin import Variant
@@ -27,6 +29,19 @@ class Shipped:
     variant: Variant
 
 
+def source_of(record: Mapping[str, Any], registry: Registry) -> str | None:
+    """The SOURCE that a record is of: at its commit on the Hub, or what ships with a plugin; None for another local file.
+
+    Args:
+        record: what :func:`linzoo.checkpoints.lock.describe_source` wrote.
+        registry: whose variants ship models.
+    """
+    if (address := address_of(record)) is not None:
+        return str(address)
+    shipped = shipped_under(record, registry)
+    return None if shipped is None else shipped.name
+
+
 def shipped_under(record: Mapping[str, Any], registry: Registry) -> Shipped | None:
     """The shipped model whose files a lock file records as a source; None where that is none of them.
 
@@ -34,10 +49,11 @@ def shipped_under(record: Mapping[str, Any], registry: Registry) -> Shipped | No
         record: what :func:`linzoo.checkpoints.lock.describe_source` wrote.
         registry: whose variants ship models.
     """
+    files = record.get("files", {})
     for entry in registry.variants:
         for models in (entry.value.local_teachers, entry.value.local_linfusion):
             for name, resource in models.items():
-                if _holds(resource.locate(), record["files"]):
+                if _holds(resource.locate(), files):
                     return Shipped(name, entry.value)
     return None
 
@@ -52,4 +68,9 @@ def _is(path: Path, recorded: Mapping[str, Any]) -> bool:
     """Whether a file is the recorded one; the size, where it is recorded, spares reading most that are not."""
     if not path.is_file() or recorded.get("bytes") not in (None, path.stat().st_size):
         return False
-    return bool(digest(path).sha256 == recorded["sha256"])
+    return _sum(path, stamp_of(path)) == recorded["sha256"]
+
+
+@lru_cache
+def _sum(path: Path, stamp: Stamp) -> str:  # noqa: ARG001 (another stamp means other content)
+    return digest(path).sha256

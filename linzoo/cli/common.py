@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import click
 
+from linzoo.checkpoints.hub_errors import without_signatures
 from linzoo.errors import LinzooError, UsageError
 
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ class FailedError(click.ClickException):
     def __init__(self, error: Exception, exit_code: int, verbose: bool) -> None:
         super().__init__(str(error))
         self.exit_code = exit_code  # type: ignore[misc]  # click reads it from the instance
-        self.trace = "".join(traceback.format_exception(error)) if verbose else ""
+        self.trace = without_signatures("".join(traceback.format_exception(error))) if verbose else ""
 
     def show(self, file: Any = None) -> None:
         """Print the message, behind the traceback when ``-v`` was given."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -37,7 +38,8 @@ def publish_and_load(
     from linzoo.testing.fake_hub import FakeHub
 
     with FakeHub(user="demo") as hub, tempfile.TemporaryDirectory(prefix="linzoo-demo-") as home:
-        environment = {**os.environ, **hub.environment(Path(home))}
+        # As the command itself, its processes import nothing from the folder that they are started in.
+        environment = {**os.environ, **hub.environment(Path(home)), "PYTHONSAFEPATH": "1"}
         state.say("\nPublish it, on a Hub that runs on this machine for as long as this demo:")
         _run(state, environment, "push", checkpoint, REPO, "--report", str(report))
         state.say("\nAnd load it as anyone would:")
@@ -46,7 +48,7 @@ def publish_and_load(
 
 
 def _run(state: State, environment: dict[str, str], *arguments: str) -> None:
-    state.say(f"  $ {subprocess.list2cmdline(['linzoo', *arguments])}")
+    state.say(f"  $ {shlex.join(['linzoo', *arguments])}")
     done = subprocess.run(
         [sys.executable, "-m", "linzoo", *arguments],
         env=environment,

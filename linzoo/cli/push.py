@@ -36,7 +36,7 @@ def _parse_bytes(_: click.Context, __: click.Parameter, value: str) -> int:
 @click.option(
     "--teacher",
     metavar="SOURCE",
-    help="The model that it was made from; without it, what the lock file names on the Hub.",
+    help="The model that it is for, where the lock file cannot say where that is: it was a local file.",
 )
 @click.option(
     "--report",
@@ -96,7 +96,7 @@ def push(state: State, /, checkpoint: str, repo: str, as_json: bool, **options: 
         checkpoint, repo, registry=state.registry, progress=open_progress(quiet=state.quiet), **options
     )
     if as_json:
-        echo_json(asdict(result))
+        echo_json({"schema": 1, **asdict(result)})
     else:
         _print(result, state)
 
@@ -122,8 +122,9 @@ def _print_files(result: PushResult) -> None:
         ("FILE", "BYTES"),
         [(name, "deleted" if size is None else f"{size:,}") for name, size in sorted(rows)],
     )
-    click.echo(f"{len(result.files)} files, {sum(result.files.values()):,} bytes, to {result.repo}")
-    click.echo(f"licence: {result.license.id}, {result.license.origin}")
+    count = f"{len(result.files)} file{'s' if len(result.files) != 1 else ''}"
+    click.echo(f"{count}, {sum(result.files.values()):,} bytes, to {result.repo}")
+    click.echo(f"licence: {result.license}, {result.license.origin}")
 
 
 def _hush_uploads(state: State) -> None:

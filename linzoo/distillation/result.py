@@ -15,6 +15,7 @@ from linzoo.checkpoints.linfusion import CONFIG_NAME, WEIGHTS_NAME, LinFusionCon
 from linzoo.checkpoints.lock import LOCK_NAME, LOCK_VERSION, describe_files, encode_json
 from linzoo.checkpoints.writer import write_file
 from linzoo.distillation.planning import RunPlan
+from linzoo.distillation.portable import describe_recipe
 from linzoo.distillation.student import Student
 from linzoo.distillation.tensors import write_tensors
 
@@ -93,7 +94,7 @@ class Export:
             "lock_version": LOCK_VERSION,
             "command": "distill",
             "distill": {
-                "recipe": {"id": recipe.name, "sha256": recipe.sha256, "document": recipe.document},
+                "recipe": describe_recipe(recipe.name, recipe.document),
                 "checkpoint": self.identity["checkpoint"],
                 "teacher": self.identity["teacher"],
                 "data": self.identity["data"],

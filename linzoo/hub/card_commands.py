@@ -9,7 +9,9 @@ from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 from linzoo.checkpoints.address import HubAddress
-from linzoo.checkpoints.shipped import shipped_under
+from linzoo.checkpoints.lock import made_for
+from linzoo.checkpoints.shipped import source_of
+from linzoo.distillation.portable import describe_recipe
 from linzoo.errors import LinzooError
 from linzoo.hub.card_markdown import in_one_line
 from linzoo.validation.report.again import command_of
@@ -23,7 +25,8 @@ RECIPE_FILE = "recipe.yaml"
 """The file that a reader copies a distill recipe to which is none of linzoo's own."""
 
 _PROMPT = "a lighthouse at dusk"
-_ELSEWHERE = {"source": "path/to/teacher", "linfusion": "path/to/linfusion", "base": "path/to/base-model"}
+_TEACHER = "path/to/teacher"
+_ELSEWHERE = {"source": "path/to/source", "linfusion": "path/to/linfusion", "base": "path/to/base-model"}
 
 
 def snippet(facts: CardFacts) -> str:
@@ -38,7 +41,7 @@ def snippet(facts: CardFacts) -> str:
 
 def generate(facts: CardFacts, registry: Registry) -> str:
     """The command that draws with teacher and student, side by side."""
-    teacher = source_of("source", facts.lock, registry)
+    teacher = _named(made_for(facts.lock), registry, _TEACHER)
     return _command(
         "generate", teacher, _prompt(facts), "--linfusion", str(HubAddress(facts.repo)), "--compare"
     )
@@ -47,15 +50,16 @@ def generate(facts: CardFacts, registry: Registry) -> str:
 def commands(facts: CardFacts, registry: Registry) -> list[str]:
     """The commands that made the checkpoint, that measure it and that check its hashes."""
     lock, made = facts.lock, facts.name
-    teacher = source_of("source", lock, registry)
+    teacher = _named(made_for(lock), registry, _TEACHER)
     found = []
     if "init" in lock:
-        found.append(_command("convert", teacher, made, *_convert_options(lock, registry)))
+        found.append(
+            _command("convert", _origin("source", lock, registry), made, *_convert_options(lock, registry))
+        )
     if "distill" in lock:
         recipe = lock["distill"]["recipe"]
         named = recipe["id"] if is_registered(recipe, registry) else RECIPE_FILE
-        of = teacher if distilled_from_source(lock) else _ELSEWHERE["source"]
-        found.append(_command("distill", made, "--teacher", of, "--recipe", named))
+        found.append(_command("distill", made, "--teacher", teacher, "--recipe", named))
         made = f"{made}-distilled/linfusion"
     published = str(HubAddress(facts.repo))
     validated = published if facts.format == "adapter" else made
@@ -64,25 +68,6 @@ def commands(facts: CardFacts, registry: Registry) -> list[str]:
     else:
         found.append(in_one_line(command_of(_of_a_reader(facts.report, validated, teacher))))
     return [*found, _command("verify", published)]
-
-
-def source_of(role: str, lock: Mapping[str, Any], registry: Registry) -> str:
-    """The SOURCE of something that the checkpoint was made from, as a reader may have it.
-
-    Args:
-        role: ``source``, ``linfusion`` or ``base``.
-        lock: what ``linzoo.lock.json`` holds.
-        registry: whose variants ship models.
-    """
-    record = lock.get(role)
-    if record is None:
-        return _ELSEWHERE[role]
-    if "repo" in record:
-        return str(HubAddress(HubAddress.parse(record["repo"]).repo, record["commit"]))
-    shipped = shipped_under(record, registry)
-    if shipped is not None:
-        return shipped.name
-    return _single_file(record) or _ELSEWHERE[role]
 
 
 def is_registered(recipe: Mapping[str, Any], registry: Registry) -> bool:
@@ -94,13 +79,18 @@ def is_registered(recipe: Mapping[str, Any], registry: Registry) -> bool:
         found = read_recipe(path)
     except LinzooError:
         return False
-    return found.sha256 == str(recipe["sha256"])
+    return bool(describe_recipe(found.name, found.document)["sha256"] == recipe["sha256"])
 
 
-def distilled_from_source(lock: Mapping[str, Any]) -> bool:
-    """Whether the teacher of the distillation is the one that was converted; another one is allowed."""
-    files = lock.get("source", {}).get("files", {}).values()
-    return {each["sha256"] for each in files} == set(lock["distill"]["teacher"].values())
+def _origin(role: str, lock: Mapping[str, Any], registry: Registry) -> str:
+    """The SOURCE of what a conversion read in a role: ``source``, ``linfusion`` or ``base``."""
+    record = lock.get(role, {})
+    return _named(record, registry, _TEACHER if record == made_for(lock) else _ELSEWHERE[role])
+
+
+def _named(record: Mapping[str, Any], registry: Registry, elsewhere: str) -> str:
+    """The SOURCE of a model as a reader may have it; ``elsewhere`` stands for one that nobody can name."""
+    return source_of(record, registry) or _single_file(record) or elsewhere
 
 
 def _prompt(facts: CardFacts) -> str:
@@ -118,7 +108,7 @@ def _convert_options(lock: Mapping[str, Any], registry: Registry) -> Iterator[st
     yield from ("--init", init["id"], "--plan", lock["plan"]["id"], "--seed", str(init["seed"]))
     for option, role in (("--from", "linfusion"), ("--base", "base")):
         if role in lock:
-            yield from (option, source_of(role, lock, registry))
+            yield from (option, _origin(role, lock, registry))
     if init["dtype"] is not None:
         yield from ("--dtype", init["dtype"])
     for seen in lock["detection"]["evidence"]:
@@ -138,13 +128,10 @@ def _of_a_reader(report: Mapping[str, Any], checkpoint: str, teacher: str) -> di
 
 def _teacher(facts: CardFacts) -> str:
     """Python that opens the teacher's pipeline."""
-    source = facts.lock.get("source", {})
-    file = _single_file(source)
+    file = _single_file(made_for(facts.lock))
     revision = {} if facts.base_commit is None else {"revision": facts.base_commit}
     if file is None:
-        return _call(
-            "DiffusionPipeline.from_pretrained", facts.base_model or _ELSEWHERE["source"], **revision
-        )
+        return _call("DiffusionPipeline.from_pretrained", facts.base_model or _TEACHER, **revision)
     if facts.base_model is not None:
         file = f"https://huggingface.co/{facts.base_model}/blob/main/{file}"
     pooled = facts.variant.conditioning == "text+pooled+time_ids"

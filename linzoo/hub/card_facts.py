@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
+    from linzoo.checkpoints.license import License
     from linzoo.checkpoints.linfusion import LinFusionConfig
-    from linzoo.hub.license import License
     from linzoo.plugin import Variant
 
 

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from linzoo.checkpoints.address import HubAddress
 from linzoo.checkpoints.linfusion import GENERALIZED_LINEAR
+from linzoo.checkpoints.lock import address_of, made_from
 from linzoo.distillation.yaml_text import dump
 from linzoo.hub.card_commands import (
     RECIPE_FILE,
     commands,
-    distilled_from_source,
     generate,
     is_registered,
     snippet,
@@ -59,9 +58,8 @@ def view(facts: CardFacts, measures: Measures, registry: Registry) -> dict[str, 
 
 
 def _model(repo: str, commit: str | None) -> Markdown:
-    address = HubAddress.parse(repo)
     tree = f"/tree/{commit}" if commit else ""
-    return link(address.repo, f"https://huggingface.co/{address.repo}{tree}")
+    return link(repo, f"https://huggingface.co/{repo}{tree}")
 
 
 def _replaced(facts: CardFacts) -> str:
@@ -143,16 +141,12 @@ def _recipe(lock: Mapping[str, Any], registry: Registry) -> Markdown:
 
 def _sources(lock: Mapping[str, Any]) -> Iterator[Markdown]:
     """The files that the checkpoint was made from, with their hashes."""
-    for role, about in ROLES.items():
-        record = lock.get(role, {"files": {}})
-        model = f", {_model(record['repo'], record['commit'])}" if "repo" in record else ""
+    for role, record in made_from(lock).items():
+        address = address_of(record)
+        model = "" if address is None else f", {_model(address.repo, address.revision)}"
         for name, file in record["files"].items():
-            yield Markdown(
-                f"{about}{model}: {code(name)}, {file['bytes']:,} bytes, SHA-256 {code(file['sha256'])}"
-            )
-    if "distill" in lock and not distilled_from_source(lock):
-        for name, sha256 in lock["distill"]["teacher"].items():
-            yield Markdown(f"the teacher of the distillation: {code(name)}, SHA-256 {code(sha256)}")
+            size = f", {file['bytes']:,} bytes" if "bytes" in file else ""
+            yield Markdown(f"{ROLES[role]}{model}: {code(name)}{size}, SHA-256 {code(file['sha256'])}")
 
 
 def _license(facts: CardFacts) -> Markdown:

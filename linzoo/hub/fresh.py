@@ -8,12 +8,13 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from linzoo.checkpoints.address import HubAddress
 from linzoo.checkpoints.hub_errors import without_signatures
 from linzoo.errors import CheckpointError, LinzooError
 from linzoo.hub.target import Format
@@ -30,7 +31,7 @@ class Question:
     """What to load and to compare.
 
     Attributes:
-        local: the checkpoint, or the pipeline, on this machine.
+        local: the checkpoint, or the pipeline, on this machine; an absolute path, as all others.
         pushed: its repository, ``user/name``.
         commit: the pushed commit.
         format: of the repository.
@@ -50,49 +51,64 @@ class Question:
     plugins: tuple[str, ...]
 
 
-def check_loads(question: Question) -> None:
+def check_loads(question: Question, page: str) -> None:
     """Load what was pushed in a fresh process, and compare one forward pass with that of the local files, bit for bit.
+
+    The process starts in an empty folder: neither a module nor a folder that lies where the user is takes the place of linzoo's, or
+    of the repository.
+
+    Args:
+        question: what to load.
+        page: of the commit or the pull request, for errors.
 
     Raises:
         CheckpointError: it does not load, or computes something else.
     """
-    done = subprocess.run(
-        [sys.executable, "-m", "linzoo.hub.fresh"],
-        input=json.dumps(asdict(question)),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    where = f"hf://{question.pushed}@{question.commit}"
-    if done.returncode != 0:
-        said = without_signatures(done.stderr).strip().splitlines()
-        raise CheckpointError(
-            f"{where}: was pushed, but a fresh process cannot load it: {said[-1] if said else 'it died'}\n"
-            "  The commit is there; correct the cause and push again, or revert it on the Hub."
+    with tempfile.TemporaryDirectory(prefix="linzoo-fresh-") as empty:
+        done = subprocess.run(
+            [sys.executable, "-m", "linzoo.hub.fresh"],
+            cwd=empty,
+            input=json.dumps(asdict(question)),
+            capture_output=True,
+            text=True,
+            check=False,
         )
-    if not json.loads(done.stdout)["same"]:
+    answer = json.loads(done.stdout) if done.returncode == 0 else {"error": _last_words(done.stderr)}
+    if "error" in answer:
         raise CheckpointError(
-            f"{where}: was pushed, but computes something else than {question.local} does; push again, and report it"
+            f"{page}\n  was pushed, but a fresh process cannot load it: {answer['error']}\n"
+            "  It is there; correct the cause and push again, or revert it on the Hub."
         )
+    if not answer["same"]:
+        raise CheckpointError(
+            f"{page}\n  was pushed, but computes something else than {question.local} does; push again, and report it"
+        )
+
+
+def _last_words(stderr: str) -> str:
+    lines = without_signatures(stderr).strip().splitlines()
+    return lines[-1] if lines else "it died"
 
 
 def main() -> None:
     """Answer one question."""
+    question = Question(**json.load(sys.stdin))
+    answer: dict[str, Any]
+    try:
+        answer = {"same": _same(question)}
+    except LinzooError as error:
+        answer = {"error": str(error)}
+    sys.stdout.write(json.dumps(answer))
+
+
+def _same(question: Question) -> bool:
     from linzoo.validation.checks.behaviour import same_bits
 
-    question = Question(**json.load(sys.stdin))
-    try:
-        local = _output(question, question.local, None)
-        pushed = _output(question, question.pushed, question.commit)
-    except LinzooError as error:
-        sys.exit(str(error).replace("\n", " "))
-    sys.stdout.write(json.dumps({"same": same_bits(local, pushed)}))
-
-
-def _output(question: Question, place: str, commit: str | None) -> Tensor:
-    """What the UNet computes with the checkpoint at one place."""
-    with _opened(question, place, commit) as pipe:
-        return _ask(pipe)
+    outputs = []
+    for place, commit in ((question.local, None), (question.pushed, question.commit)):
+        with _opened(question, place, commit) as pipe:
+            outputs.append(_ask(pipe))
+    return same_bits(*outputs)
 
 
 @contextmanager
@@ -115,7 +131,8 @@ def _opened(question: Question, place: str, commit: str | None) -> Iterator[Any]
         prediction_type=question.prediction_type,
     )
     pipe = open_pipeline(found, registry, device="cpu", dtype="float32")
-    linzoo.load(pipe, Path(place) if commit is None else f"{place}@{commit}", registry=registry)
+    address = place if commit is None else str(HubAddress(place, commit))
+    linzoo.load(pipe, address, registry=registry)
     yield pipe
 
 

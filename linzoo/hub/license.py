@@ -6,14 +6,15 @@ at the commits that it names.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from linzoo.checkpoints.address import HubAddress
 from linzoo.checkpoints.hub_errors import hub_errors
-from linzoo.checkpoints.lock import made_from
+from linzoo.checkpoints.license import OTHER, UNKNOWN, License, license_in
+from linzoo.checkpoints.lock import address_of, made_from
 from linzoo.checkpoints.shipped import shipped_under
 from linzoo.errors import CheckpointError, UsageError
 
@@ -28,33 +29,8 @@ ROLES = {
 }
 """What a lock file says that a checkpoint was made from, in words."""
 
+_WEB = ("http://", "https://")
 _TEXTS = ("LICENSE", "LICENSE.md", "LICENSE.txt")
-_OWN = "other"  # the Hub's word for a licence that is not on its list; name and link say which
-
-
-@dataclass(frozen=True)
-class License:
-    """A licence as a model card declares it.
-
-    Attributes:
-        id: of the Hub's list, ``"other"`` for one that is not on it.
-        name: of a licence that is not on the list; None else.
-        link: where its text is; None where the card has none.
-        origin: where that is known from, in a sentence.
-    """
-
-    id: str
-    name: str | None
-    link: str | None
-    origin: str
-
-    @property
-    def identity(self) -> tuple[str, str | None]:
-        """What makes two licences the same one."""
-        return self.id, self.name
-
-    def __str__(self) -> str:
-        return f"{self.id} ({self.name})" if self.name else self.id
 
 
 @dataclass(frozen=True)
@@ -98,32 +74,16 @@ def parse_license(text: str) -> License:
     origin = "declared by who published this"
     name, equals, link = text.partition("=")
     if equals:
-        if not name or not link.startswith(("http://", "https://")):
+        if not name or not link.startswith(_WEB):
             raise UsageError(f"--license {text}: not of the form NAME=https://where.its/text/is")
-        return License(_OWN, name, link, origin)
-    if text.lower() == _OWN:
+        return License(OTHER, name, link, origin)
+    if text.lower() in (OTHER, UNKNOWN):
         raise UsageError(f"--license {text} does not say which; write NAME=https://where.its/text/is")
     if not text or not all(letter.isalnum() or letter in "-.+" for letter in text):
         raise UsageError(
             f"--license {text!r} is no id of a licence, such as apache-2.0 or creativeml-openrail-m"
         )
     return License(text.lower(), None, None, origin)
-
-
-def license_in(card: Mapping[str, Any], origin: str) -> License | None:
-    """The licence that the metadata of a model card declares; None where it declares none.
-
-    Args:
-        card: the metadata.
-        origin: for :attr:`License.origin`.
-    """
-    declared = card.get("license")
-    if isinstance(declared, list):  # the Hub takes lists of one
-        declared = declared[0] if len(declared) == 1 else None
-    if not isinstance(declared, str) or not declared:
-        return None
-    name, link = card.get("license_name"), card.get("license_link")
-    return License(declared.lower(), str(name) if name else None, str(link) if link else None, origin)
 
 
 def claims(lock: Mapping[str, Any], registry: Registry) -> list[Claim]:
@@ -135,7 +95,7 @@ def claims(lock: Mapping[str, Any], registry: Registry) -> list[Claim]:
     return [_claim(role, record, registry) for role, record in made_from(lock).items()]
 
 
-def settle(found: list[Claim], declared: License | None) -> License:
+def settle(found: Sequence[Claim], declared: License | None) -> License:
     """The one licence that all claims come down to.
 
     Args:
@@ -158,23 +118,54 @@ def settle(found: list[Claim], declared: License | None) -> License:
         if declared is None:
             raise CheckpointError(
                 f"what this was made from is under different licences:\n{_list(found)}\n"
-                "  Read both; where one of them covers what was made from both, name it with --license."
+                "  Read them; where one of them covers what was made from all, name it with --license."
             )
-        chosen = known[declared.identity]
-        return License(*declared.identity, chosen.link, f"chosen among those of {_and(found)}")
-    if declared is None and any(claim.license is None for claim in found):
+        return replace(known[declared.identity], origin=f"chosen among those of {_and(found)}")
+    if declared is None and (not found or any(claim.license is None for claim in found)):
         raise CheckpointError(
-            f"the licence is unknown:\n{_list(found)}\n"
+            f"the licence is unknown:\n{_list(found) or '  nothing says what this was made from'}\n"
             "  Find out under which licence you have it, and name that with --license (apache-2.0, or NAME=LINK for one that"
             " is not on the Hub's list)."
         )
-    return next(iter(known.values())) if known else _required(declared)
+    settled = next(iter(known.values()), declared)
+    assert settled is not None  # nothing known and nothing declared was refused above
+    return settled
+
+
+def require_agreement(settled: License, card: str | None, repo: str) -> None:
+    """Refuse to change the licence that the card of the repository declares already.
+
+    Args:
+        settled: the licence that would be published.
+        card: the text of the card; None where there is none.
+        repo: the id of the repository.
+
+    Raises:
+        CheckpointError: the card declares another one, or its metadata is no YAML.
+    """
+    from huggingface_hub import ModelCard
+    from yaml import YAMLError
+
+    if card is None:
+        return
+    try:
+        data = ModelCard(card, ignore_metadata_errors=False).data.to_dict()
+    except (ValueError, YAMLError) as error:
+        raise CheckpointError(
+            f"{repo}: the metadata of its README.md is damaged ({error}); mend it on the Hub"
+        ) from error
+    there = license_in(data, "")
+    if there is not None and there.identity != settled.identity:
+        raise CheckpointError(
+            f"{repo}: its README.md says that it is under {there}, and this would be under {settled} ({settled.origin}); if the"
+            " card is wrong, change it there first"
+        )
 
 
 def _claim(role: str, record: Mapping[str, Any], registry: Registry) -> Claim:
     about = ROLES[role]
-    if "repo" in record:
-        return claim_of(HubAddress(HubAddress.parse(record["repo"]).repo, record["commit"]), about)
+    if (address := address_of(record)) is not None:
+        return claim_of(address, about)
     shipped = shipped_under(record, registry)
     if shipped is not None and shipped.variant.license:
         where = f"what ships with linzoo as '{shipped.name}'"
@@ -190,50 +181,23 @@ def claim_of(address: HubAddress, about: str) -> Claim:
     """
     from huggingface_hub import HfApi
 
+    api = HfApi()
     with hub_errors(str(address)):
-        info = HfApi().model_info(address.repo, revision=address.revision)
+        info = api.model_info(address.repo, revision=address.revision)
     where = f"the card of {address.repo} at commit {str(info.sha)[:7]}"
-    card = info.card_data.to_dict() if info.card_data else {}
+    license = license_in(info.card_data.to_dict() if info.card_data else {}, f"inherited from {where}")
     names = {each.rfilename for each in info.siblings or ()}
     text = next((name for name in _TEXTS if name in names), None)
-    return Claim(about, license_in(card, f"inherited from {where}"), where, address, text)
+    if license is not None and license.link is not None and not license.link.startswith(_WEB):
+        # A file of that repository, which means nothing on the card of another one.
+        text = license.link if license.link in names else text
+        license = replace(license, link=f"{api.endpoint}/{address.repo}/blob/{info.sha}/{license.link}")
+    return Claim(about, license, where, HubAddress(address.repo, info.sha), text)
 
 
-def _required(declared: License | None) -> License:
-    if declared is None:
-        raise CheckpointError("nothing says what this was made from; name its licence with --license")
-    return declared
-
-
-def claims_on_card(card: str | None, repo: str) -> list[Claim]:
-    """What the card of the repository that is pushed to declares already.
-
-    Args:
-        card: its text; None where there is none.
-        repo: its id.
-
-    Raises:
-        CheckpointError: the metadata of the card is no YAML.
-    """
-    from huggingface_hub import ModelCard
-    from yaml import YAMLError
-
-    if card is None:
-        return []
-    where = f"the card that is in {repo} now"
-    try:
-        data = ModelCard(card, ignore_metadata_errors=False).data.to_dict()
-    except (ValueError, YAMLError) as error:
-        raise CheckpointError(
-            f"{repo}: the metadata of its README.md is damaged ({error}); mend it on the Hub"
-        ) from error
-    license = license_in(data, f"as on {where}")
-    return [] if license is None else [Claim("what is there", license, where)]
-
-
-def _list(found: list[Claim]) -> str:
+def _list(found: Sequence[Claim]) -> str:
     return "\n".join(f"  {claim.about}: {claim.license or 'unknown'} ({claim.where})" for claim in found)
 
 
-def _and(found: list[Claim]) -> str:
+def _and(found: Sequence[Claim]) -> str:
     return " and ".join(f"{claim.about} ({claim.license or 'unknown'})" for claim in found)

@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from linzoo.checkpoints.address import HubAddress
 from linzoo.checkpoints.base_hash import base_hash
 from linzoo.checkpoints.digest import digest
-from linzoo.checkpoints.lock import LOCK_NAME, files_read, made_from
-from linzoo.checkpoints.shipped import shipped_under
+from linzoo.checkpoints.lock import LOCK_NAME, files_read, made_for, made_from
+from linzoo.checkpoints.shipped import source_of
 from linzoo.checkpoints.source import Checkpoint, open_source
 from linzoo.checkpoints.unet import open_unet
 from linzoo.errors import CheckpointError, PluginError
@@ -46,10 +45,10 @@ class Origins:
         Raises:
             CheckpointError: the teacher that the user names cannot be read, or the lock file is damaged.
         """
-        records = made_from(self.lock)
-        for role, record in records.items():
+        model = made_for(self.lock)
+        for role, record in made_from(self.lock).items():
             _require_hashes(role, record.get("files"))
-            if self.teacher is not None and role == ("learnt_from" if "learnt_from" in records else "source"):
+            if self.teacher is not None and record == model:
                 yield from self._compared(role, record, self._open(self.teacher))
                 continue
             try:
@@ -66,13 +65,12 @@ class Origins:
         Raises:
             CheckpointError: it does not say.
         """
-        if "repo" in record and "commit" in record:
-            return str(HubAddress(HubAddress.parse(record["repo"]).repo, record["commit"]))
-        if (shipped := shipped_under(record, self.registry)) is not None:
-            return shipped.name
-        raise CheckpointError(
-            "a local file; the lock file does not say where (a teacher can be named with --teacher)"
-        )
+        source = source_of(record, self.registry)
+        if source is None:
+            raise CheckpointError(
+                "a local file; the lock file does not say where (a teacher can be named with --teacher)"
+            )
+        return source
 
     def _open(self, source: str | Path) -> Checkpoint:
         return open_source(source, registry=self.registry, fetch_weights=False)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from linzoo.checkpoints.address import HubAddress, on_hub
+from linzoo.checkpoints.address import HubAddress, no_folder_either, on_hub
 from linzoo.checkpoints.digest import Digest, digest
 from linzoo.checkpoints.hub_errors import hub_errors
 from linzoo.checkpoints.lock import LOCK_NAME, read_lock
@@ -127,7 +127,8 @@ def find_place(result: str | Path, registry: Registry) -> Folder | Repository:
     """
     address = on_hub(result)
     if address is not None:
-        return _look_at(address)
+        with no_folder_either(result):
+            return _look_at(address)
     path = Path(result)
     if not path.exists():
         path = open_source(result, registry=registry).path

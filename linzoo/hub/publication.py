@@ -7,12 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from linzoo.checkpoints.address import HubAddress
 from linzoo.checkpoints.linfusion import LinFusionConfig
-from linzoo.checkpoints.lock import made_from
+from linzoo.checkpoints.lock import address_of, made_for, made_from
 from linzoo.checkpoints.shipped import shipped_under
 from linzoo.checkpoints.source import Checkpoint
-from linzoo.errors import UsageError
 from linzoo.hub.card import CardFacts, render_card
 from linzoo.hub.card_pictures import files_of
 from linzoo.hub.fresh import Question
@@ -89,10 +87,10 @@ class Publication:
             pushed=self.target.repo,
             commit=commit,
             format=self.format,
-            teacher=self.teacher,
+            teacher=str(Path(self.teacher).resolve()) if Path(self.teacher).exists() else self.teacher,
             variant=self.variant.id,
             prediction_type=self.lock["detection"].get("prediction_type"),
-            plugins=tuple(each.target for each in plugins),
+            plugins=tuple(str(Path(each.target).resolve()) for each in plugins),
         )
 
     def _weights(self, folder: Path, max_shard_bytes: int) -> dict[str, Path]:
@@ -125,17 +123,16 @@ class Publication:
         return {}
 
     def _facts(self, pictures: tuple[str, ...]) -> CardFacts:
-        source = self.lock.get("source", {})
-        base = HubAddress.parse(source["repo"]).repo if "repo" in source else None
+        base = address_of(made_for(self.lock))
         return CardFacts(
             repo=self.target.repo,
             format=self.format,
             lock=self.lock,
             config=LinFusionConfig.from_folder(self.checkpoint.path),
             variant=self.variant,
-            base_model=base,
-            base_commit=source.get("commit"),
-            teacher=base or _in_words(self.lock, self.registry),
+            base_model=base and base.repo,
+            base_commit=base and base.revision,
+            teacher=base.repo if base else _in_words(self.lock, self.registry),
             license=self.license,
             report=self.report,
             pictures=pictures,
@@ -143,24 +140,10 @@ class Publication:
         )
 
 
-def teacher_of(lock: Mapping[str, Any], registry: Registry) -> str:
-    """The SOURCE that a lock file names: at its commit on the Hub, or what ships with a plugin.
-
-    Raises:
-        UsageError: it was a file on some machine.
-    """
-    records = made_from(lock)
-    source = records.get("learnt_from") or records["source"]
-    if "repo" in source:
-        return str(HubAddress(HubAddress.parse(source["repo"]).repo, source["commit"]))
-    shipped = shipped_under(source, registry)
-    if shipped is None:
-        raise UsageError(
-            f"the teacher was a local file ({', '.join(sorted(source['files'])[:2])}); name it with --teacher SOURCE"
-        )
-    return shipped.name
-
-
 def _in_words(lock: Mapping[str, Any], registry: Registry) -> str:
-    shipped = shipped_under(lock.get("source", {"files": {}}), registry)
-    return "a local file" if shipped is None else f"{shipped.name}, which ships with linzoo"
+    shipped = shipped_under(made_for(lock), registry)
+    if shipped is not None:
+        return f"{shipped.name}, which ships with linzoo"
+    if "learnt_from" in made_from(lock):
+        return "a model that is known by its hashes alone"
+    return "a local file"

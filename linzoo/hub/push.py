@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
+from linzoo.checkpoints.address import no_folder_either, on_hub
+from linzoo.checkpoints.license import License
+from linzoo.checkpoints.linfusion import LinFusionConfig
 from linzoo.checkpoints.lock import changed_outputs, read_lock
 from linzoo.checkpoints.source import Checkpoint, open_source
+from linzoo.distillation.portable import publishable
 from linzoo.distillation.progress import Progress
 from linzoo.errors import CheckpointError, UsageError
 from linzoo.hub.fresh import check_loads
-from linzoo.hub.license import License, claims, claims_on_card, parse_license, settle
-from linzoo.hub.publication import Publication, teacher_of
+from linzoo.hub.license import claims, parse_license, require_agreement, settle
+from linzoo.hub.publication import Publication
 from linzoo.hub.target import Format, Target, open_target
+from linzoo.hub.teacher import named_teacher, recorded_teacher
 from linzoo.hub.upload import Request, Sent, Upload
-from linzoo.hub.validated import read_report, require_passed, run_quick
+from linzoo.hub.validated import has_quick, read_report, require_passed, run_quick
 
 if TYPE_CHECKING:
     from linzoo.registry import Registry
@@ -76,9 +81,9 @@ def push(
     Args:
         checkpoint: the folder of a LinFusion checkpoint that linzoo made.
         repo: ``user/name``; it is made where there is none.
-        teacher: the model that it was made from: a SOURCE; None for what the lock file names.
+        teacher: the model that it is for, as a SOURCE, where the lock file cannot say where that is: it was a local file.
         report: folder of a report of ``linzoo validate``, whose numbers and pictures the card shows; None validates with the
-            suite ``quick``.
+            suite ``quick``, as does one without all of that.
         license: the id of a licence, or ``NAME=LINK``, where that of the teacher is unknown or those of several differ.
         format: ``adapter`` for the linear modules alone, ``pipeline`` for all that drawing needs.
         private: make the repository private.
@@ -104,41 +109,56 @@ def push(
 
         registry = build_registry()
     progress = progress or Progress()
-    _check_options(format, pr, revision, max_shard_bytes)
+    _check_options(format, pr, revision, message, max_shard_bytes)
     declared = parse_license(license) if license is not None else None
     opened, lock = _open(checkpoint, registry)
     variant = registry.variants[lock["detection"]["variant"]].value
-    source = str(teacher) if teacher is not None else teacher_of(lock, registry)
     target = open_target(repo, revision, pull_request=pr)
-    target.require_same_kind(format, variant.id)
+    target.require_same_kind(format, variant.id, LinFusionConfig.from_folder(opened.path))
     _check_visible(target, private, pr)
-    found = [*claims(lock, registry), *claims_on_card(target.card, target.repo)]
-    settled = settle(found, declared)
-    pictures = None if report is None else Path(report)
-    document = (
-        read_report(pictures, lock)
-        if pictures is not None
-        else run_quick(opened, source, lock, registry=registry, progress=progress)
+    source = (
+        recorded_teacher(lock, registry)
+        if teacher is None
+        else named_teacher(teacher, lock, variant, registry)
     )
+    found = (*claims(lock, registry), *([] if source.claim is None else [source.claim]))
+    settled = settle(found, declared)
+    require_agreement(settled, target.card, target.repo)
+    pictures = None if report is None else Path(report)
+    document = None if pictures is None else read_report(pictures, lock)
+    if document is None or not has_quick(document, registry):
+        quick = run_quick(opened, source.spec, lock, registry=registry, progress=progress)
+        require_passed(quick, opened.spec)
+        document = document or quick
     require_passed(document, opened.spec)
     publication = Publication(
-        opened, lock, variant, source, target, format, settled, tuple(found), document, pictures, registry
+        checkpoint=opened,
+        lock=publishable(lock),
+        variant=variant,
+        teacher=source.spec,
+        target=target,
+        format=format,
+        license=settled,
+        claims=found,
+        report=document,
+        pictures=pictures,
+        registry=registry,
     )
     with tempfile.TemporaryDirectory(prefix="linzoo-push-") as folder:
         staged = publication.staged(Path(folder), max_shard_bytes)
         registry.before_push(publication.plan(staged, private))
         upload = Upload(target, staged, private, pr, message)
-        requests = tuple(upload.requests())
-        sent = None
-        if not dry_run:
-            sent = upload.send()
-            with progress.task("loading it from the Hub in a fresh process", 1) as told:
-                check_loads(publication.question(Path(folder), sent.commit))
-                told(1, {})
-        return PushResult(target.repo, settled, staged.sizes, upload.stale, requests, sent)
+        planned = PushResult(target.repo, settled, staged.sizes, upload.stale, tuple(upload.requests()), None)
+        if dry_run:
+            return planned
+        sent = upload.send()
+        with progress.task("loading it from the Hub in a fresh process", 1) as told:
+            check_loads(publication.question(Path(folder), sent.commit), sent.pull_request or sent.url)
+            told(1, {})
+        return replace(planned, sent=sent)
 
 
-def _check_options(format: str, pr: bool, revision: str | None, max_shard_bytes: int) -> None:
+def _check_options(format: str, pr: bool, revision: str | None, message: str, max_shard_bytes: int) -> None:
     if format not in FORMATS:
         raise UsageError(f"there is no format '{format}'; there are: {', '.join(FORMATS)}")
     if pr and revision is not None:
@@ -146,13 +166,16 @@ def _check_options(format: str, pr: bool, revision: str | None, max_shard_bytes:
             "a pull request is opened against the main branch: leave out --revision, or, to add to one that is open, leave out"
             " --pr and name it with --revision refs/pr/N"
         )
+    if not message.strip():
+        raise UsageError("--message is empty; a commit has a title")
     if max_shard_bytes <= 0:
         raise UsageError(f"a shard of {max_shard_bytes} bytes holds nothing")
 
 
 def _open(checkpoint: str | Path, registry: Registry) -> tuple[Checkpoint, Mapping[str, Any]]:
     """The checkpoint and its lock file, which tells what it was made from; both as linzoo wrote them."""
-    opened = open_source(checkpoint, registry=registry)
+    with no_folder_either(checkpoint):
+        opened = open_source(str(on_hub(checkpoint) or checkpoint), registry=registry)
     if not opened.path.is_dir():
         raise CheckpointError(f"{opened.path}: a LinFusion checkpoint is a folder, and this is a file")
     lock = read_lock(opened.path)
@@ -161,7 +184,11 @@ def _open(checkpoint: str | Path, registry: Registry) -> tuple[Checkpoint, Mappi
             f"{opened.path}: has no lock file, so that nobody could tell what it was made from; push what 'linzoo convert' or"
             " 'linzoo distill' made"
         )
-    if changed := changed_outputs(opened.path, lock):
+    if not isinstance(lock.get("detection", {}).get("variant"), str):
+        raise CheckpointError(
+            f"{opened.path}: its lock file does not say which variant it is for; convert it again"
+        )
+    if changed := changed_outputs(opened.path, lock, fetched=opened.revision is not None):
         raise CheckpointError(
             f"{opened.path}: {', '.join(changed)} changed since linzoo wrote it; convert or distil it again"
         )

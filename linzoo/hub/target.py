@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Mapping
+import re
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from linzoo.checkpoints.address import HubAddress
+from linzoo.checkpoints.address import SCHEME, HubAddress
 from linzoo.checkpoints.digest import digest
-from linzoo.checkpoints.folder import read_json
+from linzoo.checkpoints.folder import PIPELINE_CONFIG, read_json
 from linzoo.checkpoints.hub_errors import hub_errors
-from linzoo.checkpoints.linfusion import CONFIG_NAME
+from linzoo.checkpoints.linfusion import CONFIG_NAME, LinFusionConfig
 from linzoo.checkpoints.lock import LOCK_NAME, WEIGHT_SUFFIXES, read_lock
 from linzoo.errors import CheckpointError, UsageError
 
@@ -22,9 +24,10 @@ if TYPE_CHECKING:
 
 Format = Literal["adapter", "pipeline"]
 CARD_NAME = "README.md"
-PIPELINE_CONFIG = "model_index.json"
 
 _PULL_REQUESTS = "refs/pr/"
+_BRANCH = re.compile(r"[\w-][\w./-]*")
+_COMMIT = re.compile(r"[0-9a-f]{7,40}")
 _OFFICIAL = "diffusion_pytorch_model"
 
 
@@ -60,6 +63,7 @@ class Target:
 
     Attributes:
         api: the Hub's client.
+        user: who is logged in.
         repo: its id, ``user/name``.
         branch: what is committed to; None for the main branch.
         exists: False for one that the push makes.
@@ -70,6 +74,7 @@ class Target:
     """
 
     api: HfApi
+    user: str
     repo: str
     branch: str | None
     exists: bool
@@ -80,20 +85,29 @@ class Target:
 
     @cached_property
     def lock(self) -> Mapping[str, Any] | None:
-        """The lock file that it holds; None where there is none."""
+        """The lock file that it holds; None where there is none.
+
+        Raises:
+            CheckpointError: it is damaged.
+        """
         path = self._fetch(LOCK_NAME)
-        return None if path is None else read_lock(path.parent)
+        if path is None:
+            return None
+        with self._blamed(LOCK_NAME):
+            return read_lock(path.parent)
 
     @cached_property
     def card(self) -> str | None:
-        """The model card that it holds; None where there is none."""
+        """The model card that it holds; None where there is none.
+
+        Raises:
+            CheckpointError: it is no text.
+        """
         path = self._fetch(CARD_NAME)
         if path is None:
             return None
-        with path.open(
-            encoding="utf-8", newline=""
-        ) as file:  # what surrounds linzoo's section stays byte for byte
-            return file.read()
+        with self._blamed(CARD_NAME), path.open(encoding="utf-8", newline="") as file:
+            return file.read()  # with its own line ends: what surrounds linzoo's section stays byte for byte
 
     def stale(self, names: Collection[str]) -> tuple[str, ...]:
         """Files of an earlier push that a new one, with these files, has no more; foreign files are never among them."""
@@ -104,26 +118,29 @@ class Target:
         """What an earlier push of linzoo, or the official code, has put there."""
         if self.lock is not None:
             return frozenset(self.lock["outputs"])
-        return frozenset(name for name in self.files if name.startswith(_OFFICIAL) and self._is_official)
+        return frozenset(
+            name for name in self.files if name.startswith(_OFFICIAL) and self._official is not None
+        )
 
-    def require_same_kind(self, format: Format, variant: str) -> None:
+    def require_same_kind(self, format: Format, variant: str, config: LinFusionConfig) -> None:
         """Refuse to push onto something else.
+
+        Args:
+            format: of what is pushed.
+            variant: which it was made for.
+            config: its modules.
 
         Raises:
             CheckpointError: the repository holds another kind of model, or weights of another variant.
         """
         if self.lock is not None:
-            made_for = self.lock.get("detection", {}).get("variant")
-            if made_for != variant:
+            self._require_same_result(format, variant, self.lock)
+        elif self._official is not None:
+            ours, theirs = ({each.module_name for each in one.modules} for one in (config, self._official))
+            if not (ours <= theirs or theirs <= ours):
                 raise CheckpointError(
-                    f"{self.repo} holds a LinFusion checkpoint for variant '{made_for}', and this one is for '{variant}';"
-                    " choose another repository"
-                )
-            holds: Format = "pipeline" if PIPELINE_CONFIG in self.files else "adapter"
-            if holds != format:
-                raise CheckpointError(
-                    f"{self.repo} holds linzoo's format '{holds}', and this is '{format}'; choose another repository, or push"
-                    f" with --format {holds}"
+                    f"{self.repo} holds LinFusion weights for another UNet: {len(theirs)} modules, among them"
+                    f" '{min(theirs - ours)}', which this checkpoint does not have; choose another repository"
                 )
         elif what := self._foreign():
             raise CheckpointError(
@@ -131,27 +148,55 @@ class Target:
                 " choose another repository"
             )
 
+    def _require_same_result(self, format: Format, variant: str, lock: Mapping[str, Any]) -> None:
+        made_for = lock.get("detection", {}).get("variant")
+        if made_for != variant:
+            raise CheckpointError(
+                f"{self.repo} holds a LinFusion checkpoint for variant '{made_for}', and this one is for '{variant}'; choose"
+                " another repository"
+            )
+        holds: Format = "pipeline" if PIPELINE_CONFIG in self.files else "adapter"
+        if holds != format:
+            raise CheckpointError(
+                f"{self.repo} holds linzoo's format '{holds}', and this is '{format}'; choose another repository, or push with"
+                f" --format {holds}"
+            )
+
     @cached_property
-    def _is_official(self) -> bool:
-        """Whether it holds LinFusion weights as the official code writes them, which linzoo may replace."""
-        path = self._fetch(CONFIG_NAME)
-        if path is None or PIPELINE_CONFIG in self.files:
-            return False
+    def _official(self) -> LinFusionConfig | None:
+        """The config of LinFusion weights as the official code writes them, which linzoo may replace; None for none."""
+        document = self._read_json(CONFIG_NAME)
+        if document is None or PIPELINE_CONFIG in self.files or document.get("_class_name") != "LinFusion":
+            return None
         weights = [name for name in self.files if name.endswith(WEIGHT_SUFFIXES)]
-        return read_json(path).get("_class_name") == "LinFusion" and all(
-            name.startswith(_OFFICIAL) for name in weights
-        )
+        if not all(name.startswith(_OFFICIAL) for name in weights):
+            return None
+        return LinFusionConfig.from_json(document, f"{self.repo}: {CONFIG_NAME}")
 
     def _foreign(self) -> str:
         """What a repository without a lock file holds of a model; empty where there is none, or an official one."""
-        if self._is_official:
-            return ""
         for name in (PIPELINE_CONFIG, CONFIG_NAME):
-            if (path := self._fetch(name)) is not None:
-                kind = read_json(path).get("_class_name") or read_json(path).get("model_type")
+            if (document := self._read_json(name)) is not None:
+                kind = document.get("_class_name") or document.get("model_type")
                 return f"{name} of class {kind!r}"
-        weights = sorted(name for name in self.files if name.endswith(WEIGHT_SUFFIXES))
-        return f"{weights[0]}" if weights else ""
+        return next((name for name in sorted(self.files) if name.endswith(WEIGHT_SUFFIXES)), "")
+
+    def _read_json(self, name: str) -> dict[str, Any] | None:
+        path = self._fetch(name)
+        if path is None:
+            return None
+        with self._blamed(name):
+            return read_json(path)
+
+    @contextmanager
+    def _blamed(self, name: str) -> Iterator[None]:
+        """Name the repository, and not its copy in the cache, where a file is damaged."""
+        try:
+            yield
+        except (CheckpointError, UnicodeDecodeError) as error:
+            raise CheckpointError(
+                f"{self.repo}: its {name} is damaged; mend or delete it on the Hub ({error})"
+            ) from error
 
     def _fetch(self, name: str) -> Path | None:
         if name not in self.files:
@@ -164,35 +209,34 @@ def open_target(repo: str, branch: str | None, *, pull_request: bool) -> Target:
     """Look at a repository before a push, and at whether the user may write to it; nothing is changed.
 
     Args:
-        repo: its id; without a name before the slash, one of the user's own.
+        repo: its id, with or without ``hf://``; without a name before the slash, one of the user's own.
         branch: what will be committed to; None for the main branch.
-        pull_request: a pull request will be opened, which needs no right to write.
+        pull_request: a pull request will be opened, which needs no right to write to the repository.
 
     Raises:
-        UsageError: it is no id of a repository.
+        UsageError: it is no id of a repository, or no name of a branch.
         CheckpointError: the Hub cannot be asked, nobody is logged in, or the user may not write there.
     """
     from huggingface_hub import HfApi, constants
-    from huggingface_hub.utils import HFValidationError, validate_repo_id
 
     api = HfApi()
     if constants.HF_HUB_OFFLINE:
         raise CheckpointError(f"{repo}: nothing can be pushed offline; unset HF_HUB_OFFLINE")
+    if branch is not None and not _BRANCH.fullmatch(branch):
+        raise UsageError(f"--revision {branch!r} is no name of a branch")
     with hub_errors(str(HubAddress(repo))):
         me = api.whoami()
-    repo = repo if "/" in repo else f"{me['name']}/{repo}"
-    try:
-        validate_repo_id(repo)
-    except HFValidationError as error:
-        raise UsageError(f"{repo}: {error}") from error
+    _require_writing_token(repo, me)
+    repo = _full_name(repo, me["name"])
     with hub_errors(str(HubAddress(repo, branch))):
         info, has_branch = _look(api, repo, branch)
         if info is not None and not pull_request and not (branch or "").startswith(_PULL_REQUESTS):
             api.auth_check(repo, write=True)
     if info is None:
         _require_namespace(repo, me)
-        return Target(api, repo, branch, False, None, branch is None, None, {})
-    return Target(api, repo, branch, True, bool(info.private), has_branch, info.sha, stored_files(info))
+        return Target(api, me["name"], repo, branch, False, None, branch is None, None, {})
+    files = stored_files(info)
+    return Target(api, me["name"], repo, branch, True, bool(info.private), has_branch, info.sha, files)
 
 
 def stored_files(info: ModelInfo) -> dict[str, StoredFile]:
@@ -203,20 +247,51 @@ def stored_files(info: ModelInfo) -> dict[str, StoredFile]:
     }
 
 
+def _full_name(repo: str, user: str) -> str:
+    from huggingface_hub.utils import HFValidationError, validate_repo_id
+
+    name = repo.removeprefix(SCHEME)
+    if "@" in name:
+        raise UsageError(f"{repo}: a push goes to a branch; name that with --revision")
+    name = name if "/" in name else f"{user}/{name}"
+    try:
+        validate_repo_id(name)
+    except HFValidationError as error:
+        raise UsageError(f"{repo}: no id of a repository, such as {user}/my-linfusion") from error
+    return name
+
+
 def _look(api: HfApi, repo: str, branch: str | None) -> tuple[ModelInfo | None, bool]:
     """What the Hub says of a repository, None where there is none, and whether it has the branch."""
-    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 
     try:
-        return api.model_info(repo, revision=branch, files_metadata=True), True
+        if branch is None or branch.startswith(_PULL_REQUESTS):
+            return api.model_info(repo, revision=branch, files_metadata=True), True
+        has_branch = _has_branch(api, repo, branch)
+        return api.model_info(repo, revision=branch if has_branch else None, files_metadata=True), has_branch
     except GatedRepoError:
         raise
-    except RevisionNotFoundError:
-        if branch is not None and branch.startswith("refs/"):
-            raise
-        return api.model_info(repo, files_metadata=True), False
     except RepositoryNotFoundError:
         return None, branch is None
+
+
+def _has_branch(api: HfApi, repo: str, name: str) -> bool:
+    refs = api.list_repo_refs(repo)
+    if any(each.name == name for each in refs.branches):
+        return True
+    if any(each.name == name for each in refs.tags):
+        raise CheckpointError(f"{repo}: {name} is a tag, and a push goes to a branch")
+    if _COMMIT.fullmatch(name):
+        raise CheckpointError(f"{repo}: {name} is a commit, and a push goes to a branch")
+    return False
+
+
+def _require_writing_token(repo: str, me: Mapping[str, Any]) -> None:
+    if me.get("auth", {}).get("accessToken", {}).get("role") == "read":
+        raise CheckpointError(
+            f"{repo}: your token may only read; make one that may write, at https://huggingface.co/settings/tokens"
+        )
 
 
 def _require_namespace(repo: str, me: Mapping[str, Any]) -> None:
@@ -226,9 +301,4 @@ def _require_namespace(repo: str, me: Mapping[str, Any]) -> None:
         raise CheckpointError(
             f"{repo}: there is no such repository, and you ({me['name']}) cannot make one there; yours begin with"
             f" {' or '.join(f'{name}/' for name in mine)}"
-        )
-    role = me.get("auth", {}).get("accessToken", {}).get("role")
-    if role == "read":
-        raise CheckpointError(
-            f"{repo}: your token may only read; make one that may write, at https://huggingface.co/settings/tokens"
         )

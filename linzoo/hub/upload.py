@@ -77,13 +77,22 @@ class Upload:
         return self.target.stale(self.staged.files)
 
     @cached_property
-    def unchanged(self) -> bool:
-        """Whether the repository holds all of it already."""
-        return self.target.has_branch and not self.stale and self._held_by(self.target.files)
+    def done(self) -> Sent | None:
+        """Where all of it lies already: on the branch, or in a pull request that an interrupted run has opened."""
+        target = self.target
+        if target.has_branch and self._holds_all(target.files):
+            return Sent(str(target.head), self._page(str(target.head)), None, new=False)
+        return self._opened_before() if self.pull_request else None
 
     def requests(self) -> list[Request]:
-        """Every request that :meth:`send` makes, in order, as far as the Hub's answers can be told beforehand."""
-        return [] if self.unchanged else list(self._requests())
+        """Every request that a push makes, in order, as far as the Hub's answers can be told beforehand.
+
+        What the fresh process reads afterwards is one entry, the last.
+        """
+        made = [] if self.done is not None else list(self._requests())
+        nbytes = sum(size for name, size in self.staged.sizes.items() if not name.endswith((".md", ".png")))
+        place = f"/{self.target.repo}/resolve/<commit>/…"
+        return [*made, Request("GET", place, "load it in a fresh process", nbytes)]
 
     def send(self) -> Sent:
         """Make the commit: all of it or none. What arrived of an interrupted push is not sent again.
@@ -93,12 +102,10 @@ class Upload:
         """
         from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 
+        if self.done is not None:
+            return self.done
         target = self.target
         with hub_errors(str(HubAddress(target.repo, target.branch))):
-            if self.unchanged:
-                return Sent(str(target.head), self._page(str(target.head)), None, new=False)
-            if self.pull_request and (opened := self._opened_before()) is not None:
-                return opened
             self._make_room()
             additions = [CommitOperationAdd(name, str(path)) for name, path in self.staged.files.items()]
             info = target.api.create_commit(
@@ -109,7 +116,7 @@ class Upload:
                 create_pr=self.pull_request,
                 parent_commit=target.head,
             )
-        return Sent(info.oid, info.commit_url, info.pr_url, new=True)
+        return Sent(info.oid, info.commit_url, info.pr_url, new=info.oid != target.head)
 
     def _make_room(self) -> None:
         """Make the repository, or the branch, where the push is the first to go there."""
@@ -122,63 +129,66 @@ class Upload:
             target.api.create_branch(target.repo, branch=str(target.branch), revision=target.head)
 
     def _opened_before(self) -> Sent | None:
-        """The open pull request of an earlier, interrupted run of the same push."""
+        """The user's open pull request of the same title and content."""
         target = self.target
-        me = target.api.whoami()["name"]
-        for each in target.api.get_repo_discussions(
-            target.repo, author=me, discussion_type="pull_request", discussion_status="open"
-        ):
-            if each.title != self.message:
-                continue
-            info = target.api.model_info(target.repo, revision=each.git_reference, files_metadata=True)
-            held = stored_files(info)
-            if self._held_by(held) and not set(self.stale) & set(held):
-                return Sent(str(info.sha), self._page(str(info.sha)), each.url, new=False)
+        with hub_errors(str(HubAddress(target.repo))):
+            for each in target.api.get_repo_discussions(
+                target.repo, author=target.user, discussion_type="pull_request", discussion_status="open"
+            ):
+                if each.title != self.message:
+                    continue
+                info = target.api.model_info(target.repo, revision=each.git_reference, files_metadata=True)
+                if self._holds_all(stored_files(info)):
+                    return Sent(str(info.sha), self._page(str(info.sha)), each.url, new=False)
         return None
 
-    def _held_by(self, files: Mapping[str, StoredFile]) -> bool:
-        return all(name in files and files[name].holds(path) for name, path in self.staged.files.items())
+    def _holds_all(self, files: Mapping[str, StoredFile]) -> bool:
+        """Whether these files are what the push comes to."""
+        here = self.staged.files.items()
+        return not set(self.stale) & set(files) and all(self._holds(files, *each) for each in here)
+
+    def _holds(self, files: Mapping[str, StoredFile], name: str, path: Path) -> bool:
+        return name in files and files[name].holds(path)
 
     def _page(self, commit: str) -> str:
         return f"{self.target.api.endpoint}/{self.target.repo}/commit/{commit}"
 
     def _requests(self) -> Iterator[Request]:
-        repo, branch = self.target.repo, quote(self.target.branch or _MAIN, safe="")
+        target, repo = self.target, self.target.repo
+        branch = quote(target.branch or _MAIN, safe="")
         api = f"/api/models/{repo}"
-        if not self.target.exists:
-            visible = "private" if self.private else "public"
-            yield Request("POST", "/api/repos/create", f"make the {visible} repository {repo}")
-        if not self.target.has_branch:
+        files = self.staged.files
+        if not target.exists:
+            private = ", private" if self.private else ""
+            yield Request("POST", "/api/repos/create", f"make the repository {repo}{private}")
+        if not target.has_branch:
             yield Request("POST", f"{api}/branch/{branch}", "make the branch")
         yield Request("POST", "/api/validate-yaml", "let the Hub check the model card's metadata")
-        yield Request(
-            "POST", f"{api}/preupload/{branch}", f"ask how each of {len(self.staged.files)} files is sent"
-        )
-        yield from self._large_files()
-        small = {name: path for name, path in self.staged.files.items() if not _is_large(path)}
-        deleted = f", delete {len(self.stale)}" if self.stale else ""
-        opened = " in a new pull request" if self.pull_request else ""
-        yield Request(
-            "POST",
-            f"{api}/commit/{branch}",
-            f"commit {len(self.staged.files)} files{deleted}{opened}",
-            sum(path.stat().st_size for path in small.values()),
-        )
+        yield Request("POST", f"{api}/preupload/{branch}", f"ask how each of {len(files)} files is sent")
+        changed = {name: path for name, path in files.items() if not self._holds(target.files, name, path)}
+        large = {name for name, path in files.items() if _is_large(path)}
+        if large:
+            new = {name: path for name, path in changed.items() if name in large}
+            yield from self._large_files(len(large), new, branch)
+        if changed or self.stale:
+            small = sum(path.stat().st_size for name, path in changed.items() if name not in large)
+            deleted = f", delete {len(self.stale)}" if self.stale else ""
+            opened = " in a new pull request" if self.pull_request else ""
+            what = f"commit {len(changed)} changed files{deleted}{opened}"
+            yield Request("POST", f"{api}/commit/{branch}", what, small)
+        else:
+            yield Request("GET", f"{api}/revision/{branch}", "see that there is nothing to commit")
 
-    def _large_files(self) -> Iterator[Request]:
-        large = {name: path for name, path in self.staged.files.items() if _is_large(path)}
-        if not large:
-            return
+    def _large_files(self, asked: int, large: Mapping[str, Path], branch: str) -> Iterator[Request]:
+        """The client asks for all large files; those that the Hub has are not sent."""
         repo = self.target.repo
         if _sends_over_xet():
             nbytes = sum(path.stat().st_size for path in large.values())
-            branch = quote(self.target.branch or _MAIN, safe="")
             yield Request("GET", f"/api/models/{repo}/xet-write-token/{branch}", "ask where large files go")
-            yield Request(
-                "POST", "<storage>", f"{len(large)} large files, in chunks that are not there yet", nbytes
-            )
+            what = f"{len(large)} large files, in chunks that are not there yet"
+            yield Request("POST", "<storage>", what, nbytes)
             return
-        yield Request("POST", f"/{repo}.git/info/lfs/objects/batch", f"ask where {len(large)} large files go")
+        yield Request("POST", f"/{repo}.git/info/lfs/objects/batch", f"ask where {asked} large files go")
         for name, path in large.items():
             yield Request("PUT", "<storage>", name, path.stat().st_size)
             yield Request("POST", "<storage>", f"let the Hub check {name}")

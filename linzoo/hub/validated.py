@@ -20,14 +20,18 @@ _SHOWN = 3
 def read_report(folder: Path, lock: Mapping[str, Any]) -> dict[str, Any]:
     """Read the report of an earlier validation of the same checkpoint.
 
-    Every suite begins with ``quick``, so that any report will do.
-
     Raises:
-        CheckpointError: there is none, or it is of another checkpoint.
+        CheckpointError: there is none, it is damaged, or it is of another checkpoint.
     """
     from linzoo.validation.run import REPORT_NAME
 
     document = read_json(folder / REPORT_NAME)
+    measures = document.get("measures")
+    whole = isinstance(measures, list) and all(_is_measure(each) for each in measures)
+    if not whole or not isinstance(document.get("teacher"), dict) or "verdict" not in document:
+        raise CheckpointError(
+            f"{folder / REPORT_NAME}: no report of linzoo, or a damaged one; validate again"
+        )
     of = document.get("lock")
     if not isinstance(of, dict) or of.get("outputs") != lock["outputs"]:
         raise CheckpointError(
@@ -35,6 +39,15 @@ def read_report(folder: Path, lock: Mapping[str, Any]) -> dict[str, Any]:
             " validate this one, or leave out --report"
         )
     return document
+
+
+def has_quick(report: Mapping[str, Any], registry: Registry) -> bool:
+    """Whether a report has all of the suite ``quick``, held against linzoo's own bars and not against the user's."""
+    from linzoo.validation.suites import checks_of, names_of
+
+    wanted = {name for check in checks_of("quick", registry) for name in names_of(check.value)}
+    own = {each["name"] for each in report["measures"] if each.get("bar_from") != "--bar"}
+    return wanted <= own
 
 
 def run_quick(
@@ -86,3 +99,7 @@ def require_passed(report: Mapping[str, Any], spec: str) -> None:
         )
         + f"\n  'linzoo validate {spec} --teacher {report['teacher']['spec']}' shows all of them."
     )
+
+
+def _is_measure(each: Any) -> bool:
+    return isinstance(each, dict) and {"name", "verdict", "culprits", "detail"} <= set(each)

@@ -24,7 +24,6 @@ from linzoo.plugin.spec import (
 _MODEL = re.compile(rf"[\w-][\w.-]*/[\w-][\w.-]*|{ID.pattern}", re.ASCII)
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _BASE_HASH = re.compile(r"[0-9a-f]{16}")
-_LICENSE = re.compile(r"[a-z0-9][a-z0-9.+-]*")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,7 +41,7 @@ class ZooEntry(Spec):
         mixers: ids of the mixers in it.
         plan: id of the attention plan.
         recipe: id of the distill recipe; None also where it is not distilled.
-        license: licence id.
+        license: id of its licence, or the name of one that is not on the Hub's list.
         bytes: of its weights.
         measures: what it was measured to have, by name of the measure.
     """
@@ -70,7 +69,10 @@ class ZooEntry(Spec):
         for name in ("commit", "base_commit"):
             _check_form(name, getattr(self, name), _COMMIT, "the 40 digits of a commit")
         _check_form("base_hash", self.base_hash, _BASE_HASH, "16 hexadecimal digits")
-        _check_form("license", self.license, _LICENSE, "the id of a licence")
+        if self.license is not None and not _is_name(self.license):
+            raise SpecError(
+                f"ZooEntry.license must be the id or name of a licence, got {shown(self.license)}"
+            )
         check_filled("ZooEntry.mixers", self.mixers)
         check_reference("ZooEntry.mixers", *self.mixers)
         for name in ("variant", "plan", "recipe"):
@@ -123,6 +125,10 @@ def parse_entry(document: Any, where: str) -> ZooEntry:
             f"{where} names no commit of a repository on the Hub; an index pins every checkpoint to one"
         )
     return entry
+
+
+def _is_name(text: str) -> bool:
+    return bool(text) and text.isprintable() and text == text.strip()
 
 
 def _check_form(name: str, value: str | None, form: re.Pattern[str], words: str) -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from linzoo.checkpoints.address import HubAddress
+from linzoo.checkpoints.folder import PIPELINE_CONFIG
 from linzoo.checkpoints.linfusion import LinFusionConfig
+from linzoo.checkpoints.lock import address_of, made_for
 from linzoo.checkpoints.shipped import shipped_under
 from linzoo.plugin.spec import SpecError
 from linzoo.zoo.entry import ZooEntry
@@ -15,8 +16,6 @@ from linzoo.zoo.errors import ZooError
 if TYPE_CHECKING:
     from linzoo.registry import Registry
 
-PIPELINE_NAME = "model_index.json"
-"""The file that makes a repository a whole pipeline."""
 _WEIGHTS = ".safetensors"
 
 
@@ -38,20 +37,20 @@ def entry_of(
         registry: whose plugins may ship the model that it was made for.
         repo: see :class:`ZooEntry`.
         commit: see :class:`ZooEntry`.
-        license: what its card declares.
+        license: see :class:`ZooEntry`.
         measures: what a validation came to; the KD of its distillation stands where that has none.
 
     Raises:
         ZooError: what they say is missing or malformed.
     """
     outputs = lock["outputs"]
-    base = _base(lock)
+    base = made_for(lock)
     kd = _at(lock, "distill", "measures", "kd")
     try:
         return ZooEntry(
             repo=repo,
             commit=commit,
-            format="pipeline" if PIPELINE_NAME in outputs else "adapter",
+            format="pipeline" if PIPELINE_CONFIG in outputs else "adapter",
             variant=_at(lock, "detection", "variant"),
             base=_name(base, registry),
             base_commit=base.get("commit"),
@@ -68,18 +67,10 @@ def entry_of(
         raise ZooError(f"{repo}: cannot be listed as its lock file and card describe it: {error}") from error
 
 
-def _base(lock: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The record of the model that the checkpoint was made for; empty where it was distilled from another one."""
-    source = lock.get("source", {})
-    learnt_from = _at(lock, "distill", "teacher")
-    files = {name: _at(source, "files", name, "sha256") for name in _at(source, "files") or ()}
-    return source if learnt_from in (None, files) else {}
-
-
 def _name(base: Mapping[str, Any], registry: Registry) -> str | None:
-    if "repo" in base:
-        return HubAddress.parse(base["repo"]).repo
-    shipped = shipped_under(base, registry) if base else None
+    if (address := address_of(base)) is not None:
+        return address.repo
+    shipped = shipped_under(base, registry)
     return shipped.name if shipped else None
 
 

@@ -38,7 +38,7 @@ class Query:
         base: a part of the base model's id, or its base hash.
         variant: id of the variant.
         mixer: id of a mixer that is in it.
-        license: id of the licence.
+        license: id or name of the licence.
     """
 
     text: str = ""
@@ -64,7 +64,7 @@ class Query:
             and (self.base.lower() in (entry.base or "").lower() or self.base == entry.base_hash)
             and self.variant in ("", entry.variant)
             and (not self.mixer or self.mixer in entry.mixers)
-            and self.license.lower() in ("", entry.license)
+            and self.license.lower() in ("", (entry.license or "").lower())
         )
 
 

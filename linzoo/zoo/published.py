@@ -6,13 +6,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from linzoo.checkpoints.address import HubAddress
+from linzoo.checkpoints.folder import PIPELINE_CONFIG
 from linzoo.checkpoints.hub_errors import hub_errors
+from linzoo.checkpoints.license import license_in
 from linzoo.checkpoints.linfusion import CONFIG_NAME, LinFusionConfig
 from linzoo.checkpoints.lock import LOCK_NAME, read_lock
 from linzoo.plugin.spec import ID
 from linzoo.zoo.entry import ZooEntry
 from linzoo.zoo.errors import ZooError
-from linzoo.zoo.facts import PIPELINE_NAME, entry_of
+from linzoo.zoo.facts import entry_of
 
 if TYPE_CHECKING:
     from linzoo.registry import Registry
@@ -37,22 +39,21 @@ def read_published(address: HubAddress, registry: Registry) -> ZooEntry:
         names = {each.rfilename for each in info.siblings or ()}
         if LOCK_NAME not in names:
             raise ZooError(f"{address}: has no {LOCK_NAME}; only what linzoo made can be listed")
-        config_name = f"unet/{CONFIG_NAME}" if PIPELINE_NAME in names else CONFIG_NAME
+        config_name = f"unet/{CONFIG_NAME}" if PIPELINE_CONFIG in names else CONFIG_NAME
         lock_path, config_path = (
             Path(api.hf_hub_download(address.repo, name, revision=info.sha))
             for name in (LOCK_NAME, config_name)
         )
+    license = license_in(info.card_data.to_dict() if info.card_data else {}, "declared on its card")
     lock = read_lock(lock_path.parent)
     assert lock is not None  # it was fetched a moment ago
-    card = info.card_data.to_dict() if info.card_data else {}
-    license = card.get("license")
     return entry_of(
         lock,
         LinFusionConfig.from_folder(config_path.parent),
         registry,
         repo=address.repo,
         commit=info.sha,
-        license=license if isinstance(license, str) else None,
+        license=license and (license.name or license.id),
         measures=_measures(info.card_data),
     )
 

@@ -98,8 +98,12 @@ def test_a_damaged_checkpoint_is_refused_and_nothing_is_mounted(
 def test_a_wrong_path_and_an_unreachable_repository_are_told_apart(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="no such file or folder"):
         linzoo.load(tiny_unet(), tmp_path / "nothing")
-    with pytest.raises(CheckpointError, match=r"hf://nobody/nothing: .*not in the local cache"):
+    both = r"(?s)hf://nobody/nothing: .*not in the local cache.*no.* file or folder nobody/nothing on this machine"
+    with pytest.raises(CheckpointError, match=both):
         linzoo.load(tiny_unet(), "nobody/nothing")
+    with pytest.raises(CheckpointError, match=r"hf://nobody/nothing: .*not in the local cache") as caught:
+        linzoo.load(tiny_unet(), "hf://nobody/nothing")
+    assert "on this machine" not in str(caught.value)
 
 
 def test_a_file_is_no_checkpoint(folder: Path) -> None:

@@ -5,16 +5,21 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from linzoo.checkpoints.address import HubAddress
 from linzoo.checkpoints.digest import Digest
 from linzoo.checkpoints.lock import (
     LOCK_VERSION,
+    address_of,
     changed_outputs,
     describe_entry,
     describe_source,
     encode_json,
+    made_for,
+    made_from,
     plain,
     read_lock,
 )
@@ -80,3 +85,42 @@ def test_changed_outputs(tmp_path: Path) -> None:
     record = {"bytes": 3, "sha256": "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"}
     outputs = {"same": record, "longer": record, "missing": record, "odd": 5}
     assert changed_outputs(tmp_path, {"outputs": outputs}) == ["longer", "missing", "odd"]
+    (tmp_path / "odd").write_bytes(b"")
+    assert changed_outputs(tmp_path, {"outputs": outputs}, fetched=True) == ["longer", "odd"]
+
+
+def recorded(**sums: str) -> dict[str, Any]:
+    return {"layout": "ldm", "files": {name: {"bytes": 1, "sha256": each} for name, each in sums.items()}}
+
+
+@pytest.mark.parametrize(
+    ("source", "teacher", "other"),
+    [
+        ({"a": "00", "b": "11"}, {"a": "00", "b": "11"}, False),
+        ({"a": "00", "b": "11"}, {"a": "11", "b": "00"}, True),
+        ({"a": "00"}, {"renamed": "00"}, False),
+        ({"a": "00"}, {"a": "11"}, True),
+        ({"a": "00", "b": "11"}, {"a": "00"}, True),
+        ({"a": "00", "b": "00"}, {"a": "00"}, True),
+    ],
+)
+def test_what_a_checkpoint_is_for(source: dict[str, str], teacher: dict[str, str], other: bool) -> None:
+    lock = {"source": recorded(**source), "distill": {"teacher": teacher}}
+    by_hash = {"files": {name: {"sha256": each} for name, each in teacher.items()}}
+    assert made_for(lock) == (by_hash if other else lock["source"])
+    assert ("learnt_from" in made_from(lock)) == other
+
+
+def test_a_conversion_is_for_its_source_and_nothing_is_for_nothing() -> None:
+    lock = {"source": recorded(a="00"), "linfusion": recorded(b="11")}
+    assert made_for(lock) == lock["source"]
+    assert made_for({"linfusion": recorded(b="11")}) == {}
+    assert made_for({"distill": {"teacher": {"a": "00"}}}) == {"files": {"a": {"sha256": "00"}}}
+
+
+def test_where_a_recorded_model_is() -> None:
+    record = {"repo": "hf://user/repo", "commit": "0123abcd"}
+    assert address_of(record) == HubAddress("user/repo", "0123abcd")
+    assert address_of({**record, "repo": "hf://user/repo@main"}) == HubAddress("user/repo", "0123abcd")
+    assert address_of({"repo": "hf://user/repo"}) is None
+    assert address_of({}) is None

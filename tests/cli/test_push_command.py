@@ -14,7 +14,7 @@ from linzoo.cli import push as command
 from linzoo.cli.main import main
 from linzoo.errors import CheckpointError
 from linzoo.hub import push as pushing
-from linzoo.hub.license import License
+from linzoo.checkpoints.license import License
 from linzoo.hub.push import PushResult
 from linzoo.hub.upload import Request, Sent
 
@@ -87,7 +87,7 @@ def test_the_commit_is_the_last_line(asked: dict[str, Any]) -> None:
     assert lines[-1] == URL
     assert "weights.safetensors  1,234,567" in lines
     assert "old.bin              deleted" in lines
-    assert "1 files, 1,234,567 bytes, to me/model" in lines
+    assert "1 file, 1,234,567 bytes, to me/model" in lines
     assert f"licence: mit, {LICENSE.origin}" in lines
     assert invoke("-q").stdout == f"{URL}\n"
 

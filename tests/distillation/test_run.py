@@ -20,6 +20,7 @@ import torch
 import linzoo
 from linzoo.attention.handle import read_linfusion
 from linzoo.checkpoints.atomic import held
+from linzoo.checkpoints.digest import hash_document
 from linzoo.checkpoints.lock import changed_outputs, read_lock
 from linzoo.distillation import run as run_module
 from linzoo.distillation import triptychs
@@ -141,6 +142,9 @@ def test_the_result_is_a_checkpoint_with_its_history(straight: DistillResult, ch
     history = lock["distill"]
     assert history["recipe"]["id"] == "mini"
     assert history["recipe"]["document"]["align"]["steps"] == 2
+    assert history["recipe"]["sha256"] == hash_document(history["recipe"]["document"])
+    assert history["recipe"]["document"]["data"]["cache"] is None
+    assert str(straight.out.parent) not in (straight.checkpoint / "linzoo.lock.json").read_text()
     assert history["steps"] == 5
     assert history["measures"]["kd"] == straight.measures["kd"]
     assert (

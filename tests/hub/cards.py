@@ -6,13 +6,13 @@ import copy
 from dataclasses import replace
 from typing import Any
 
+from linzoo.checkpoints.license import License
 from linzoo.checkpoints.linfusion import LinFusionConfig
 from linzoo.checkpoints.lock import read_lock
 from linzoo.checkpoints.source import open_source
 from linzoo.hub.card import render_card
 from linzoo.hub.card_facts import CardFacts
 from linzoo.hub.card_pictures import card_pictures
-from linzoo.hub.license import License
 from linzoo.registry import Registry, build_registry
 from tests.validation.report_sample import chart, document, measure
 
@@ -76,6 +76,7 @@ def lock_of(**source: Any) -> dict[str, Any]:
     lock = copy.deepcopy(read_lock(open_source("mini-linfusion", registry=REGISTRY).path))
     assert lock is not None
     lock["source"] |= source
+    lock["distill"]["teacher"] = {name: each["sha256"] for name, each in lock["source"]["files"].items()}
     return lock
 
 

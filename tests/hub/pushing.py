@@ -68,6 +68,7 @@ def checkpoint_of(folder: Path, commit: str | None, repo: str = TEACHER) -> Path
     if commit is None:
         for record in lock["source"]["files"].values():
             record["sha256"] = "0" * 64
+        lock["distill"]["teacher"] = dict.fromkeys(lock["source"]["files"], "0" * 64)
     else:
         lock["source"] |= {"repo": f"hf://{repo}", "commit": commit}
     (folder / "linzoo.lock.json").write_bytes(encode_json(lock))
@@ -120,5 +121,5 @@ def _push(
     monkeypatch: pytest.MonkeyPatch,
 ) -> Pusher:
     """Pushes without the fresh process behind it, whose own tests are in ``test_fresh.py``."""
-    monkeypatch.setattr(CHECK, lambda question: None)
+    monkeypatch.setattr(CHECK, lambda question, page: None)
     return make_pusher(tmp_path, hub, registry, quick_report)

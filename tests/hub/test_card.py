@@ -18,11 +18,11 @@ from PIL import Image
 from pushing import put_teacher
 
 import linzoo
+from linzoo.checkpoints.license import License
 from linzoo.checkpoints.source import open_source
 from linzoo.cli.main import main
 from linzoo.distillation.document import read_recipe
 from linzoo.hub.card_pictures import card_pictures, files_of
-from linzoo.hub.license import License
 from linzoo.registry import build_registry
 from linzoo.testing.fake_hub import FakeHub
 from linzoo.validation.errors import ValidationError
@@ -230,7 +230,7 @@ class TestCommands:
             lock=lock_of(), base_model=None, base_commit=None, teacher="mini, which ships with linzoo"
         )
         assert ["linzoo", "convert", "mini"] in [each[:3] for each in commands(shipped)]
-        assert "The teacher (mini, which ships with linzoo) is not on the Hub." in shipped
+        assert "No base model is named, for the teacher is mini, which ships with linzoo." in shipped
         assert metadata(shipped).base_model is None
         local = lock_of(layout="ldm", files={"dream.safetensors": {"bytes": 1, "sha256": "d" * 64}})
         text = render(lock=local, base_model=None, base_commit=None, teacher="a local file")

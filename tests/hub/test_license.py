@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from linzoo.checkpoints.license import License, license_in
 from linzoo.errors import CheckpointError, UsageError
-from linzoo.hub.license import Claim, License, claims_on_card, license_in, parse_license, settle
+from linzoo.hub.license import Claim, parse_license, require_agreement, settle
 
 RAIL = License("creativeml-openrail-m", None, None, "inherited from the card of user/tune at commit 0123abc")
 APACHE = License("apache-2.0", None, None, "inherited from the card of user/linfusion at commit 4567def")
@@ -30,7 +31,7 @@ def test_an_unknown_licence_stops_the_push_until_it_is_named() -> None:
     ):
         settle([claim(None)], None)
     assert settle([claim(None)], parse_license("apache-2.0")).id == "apache-2.0"
-    with pytest.raises(CheckpointError, match="nothing says"):
+    with pytest.raises(CheckpointError, match="nothing says what this was made from"):
         settle([], None)
 
 
@@ -87,6 +88,7 @@ def test_license_option() -> None:
     assert (own.id, own.name, own.link) == ("other", "faipl", "https://freedevproject.org/faipl")
     for text, says in [
         ("other", "does not say which"),
+        ("unknown", "does not say which"),
         ("", "no id"),
         ("a b", "no id"),
         ("faipl=ftp://x", "not of the form"),
@@ -105,12 +107,25 @@ def test_metadata_of_a_card() -> None:
     assert license_in(card, "x") == License("other", "faipl", "LICENSE.md", "x")
 
 
-def test_the_card_that_is_in_the_repository() -> None:
-    assert claims_on_card(None, "me/model") == []
-    assert claims_on_card("no metadata\n", "me/model") == []
-    assert claims_on_card("---\ntags: [a]\n---\ntext\n", "me/model") == []
-    (found,) = claims_on_card("---\nlicense: mit\n---\ntext\n", "me/model")
-    assert found.license is not None
-    assert (found.license.id, found.where) == ("mit", "the card that is in me/model now")
+def test_what_does_not_say_which_is_no_licence() -> None:
+    assert license_in({"license": "unknown"}, "x") is None
+    assert license_in({"license": "other"}, "x") is None
+    one, two = ({"license": "other", "license_link": link} for link in ("https://a/1", "https://a/2"))
+    first, second = license_in(one, "x"), license_in(two, "x")
+    assert first is not None
+    assert second is not None
+    assert str(first) == "other (https://a/1)"
+    with pytest.raises(CheckpointError, match="different licences"):
+        settle([claim(first), claim(second)], None)
+
+
+def test_the_card_that_is_in_the_repository_is_not_contradicted() -> None:
+    for card in (None, "no metadata\n", "---\ntags: [a]\n---\ntext\n", "---\nlicense: unknown\n---\n"):
+        require_agreement(RAIL, card, "me/model")
+    require_agreement(APACHE, "---\nlicense: Apache-2.0\n---\n", "me/model")
+    with pytest.raises(
+        CheckpointError, match=r"me/model: its README\.md says that it is under mit, and this would be"
+    ):
+        require_agreement(RAIL, "---\nlicense: mit\n---\ntext\n", "me/model")
     with pytest.raises(CheckpointError, match=r"me/model: the metadata of its README\.md is damaged"):
-        claims_on_card("---\nlicense: [mit\n---\ntext\n", "me/model")
+        require_agreement(RAIL, "---\nlicense: [mit\n---\ntext\n", "me/model")

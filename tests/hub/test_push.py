@@ -7,12 +7,13 @@ import logging
 import shutil
 import traceback
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
 from huggingface_hub import HfApi, ModelCard
-from pushing import LICENSE, MESSAGE, REPO, TEACHER, Pusher, checkpoint_of, put_teacher
+from pushing import LICENSE, MESSAGE, REPO, TEACHER, Pusher, checkpoint_of, put_teacher, write_report
 
 from linzoo.checkpoints.lock import encode_json
 from linzoo.errors import CheckpointError, LinzooError, PluginError, UsageError
@@ -27,6 +28,7 @@ ADAPTER = {
     "README.md",
     ".gitattributes",
 }
+OFFICIAL = "diffusion_pytorch_model"
 WRITES = ("POST", "PUT", "DELETE")
 
 
@@ -62,7 +64,7 @@ def test_the_same_push_again_sends_nothing(hub: FakeHub, push: Pusher) -> None:
     assert again.sent is not None
     assert first.sent is not None
     assert (again.sent.new, again.sent.commit, again.sent.url) == (False, first.sent.commit, first.sent.url)
-    assert again.requests == ()
+    assert [each.what for each in again.requests] == ["load it in a fresh process"]
 
 
 def test_a_pull_request_leaves_the_main_branch_alone_and_is_opened_once(hub: FakeHub, push: Pusher) -> None:
@@ -93,6 +95,30 @@ def test_onto_a_branch_and_onto_an_open_pull_request(hub: FakeHub, push: Pusher)
     assert set(hub.files(REPO, f"refs/pr/{request.num}")) == {*ADAPTER, "notes.txt"}
     with pytest.raises(CheckpointError, match="no such branch"):
         push(revision="refs/pr/99")
+
+
+def test_a_new_branch_for_what_is_there_already(hub: FakeHub, push: Pusher) -> None:
+    first = push()
+    planned = push(revision="copy", dry_run=True)
+    assert [each.path.partition(REPO)[2] for each in planned.requests] == [
+        "/branch/copy", "", "/preupload/copy", ".git/info/lfs/objects/batch", "/revision/copy", "/resolve/<commit>/…",
+    ]  # fmt: skip
+    sent = push(revision="copy").sent
+    assert sent is not None
+    assert first.sent is not None
+    assert (sent.new, sent.commit) == (False, first.sent.commit)
+    assert hub.head(REPO, "copy") == first.sent.commit
+
+
+def test_revisions_that_are_no_branches(hub: FakeHub, push: Pusher) -> None:
+    commit = hub.put(REPO, {"notes.txt": b"mine"})
+    HfApi().create_tag(REPO, tag="v1")
+    for revision, says in (("v1", "v1 is a tag"), (commit, "is a commit"), ("refs/pr/99", "no such branch")):
+        with pytest.raises(CheckpointError, match=says):
+            push(revision=revision)
+    for revision in ("a b", "-", ""):
+        with pytest.raises(UsageError, match="is no name of a branch") if revision != "-" else nullcontext():
+            push(revision=revision)
 
 
 def test_private_and_message(hub: FakeHub, push: Pusher) -> None:
@@ -129,9 +155,19 @@ def test_stale_shards_are_removed_in_the_same_commit(hub: FakeHub, push: Pusher)
     assert commits() == [MESSAGE, "seed", MESSAGE, "initial commit"]
 
 
+def test_official_weights_for_another_unet_are_not_pushed_onto(hub: FakeHub, push: Pusher) -> None:
+    config = json.loads((push.checkpoint / "config.json").read_text())
+    for module in config["modules_list"]:
+        module["module_name"] = f"xl.{module['module_name']}"
+    before = hub.put(REPO, {"config.json": json.dumps(config).encode(), f"{OFFICIAL}.safetensors": b"xl"})
+    with pytest.raises(CheckpointError, match=r"weights for another UNet: 10 modules, among them 'xl\."):
+        push()
+    assert hub.head(REPO) == before
+
+
 def test_weights_of_the_official_code_are_replaced(hub: FakeHub, push: Pusher) -> None:
     config = (push.checkpoint / "config.json").read_bytes()
-    old = "diffusion_pytorch_model.fp16.safetensors"
+    old = f"{OFFICIAL}.fp16.safetensors"
     hub.put(REPO, {"config.json": config, old: b"old", "notes.txt": b"mine"})
     assert push().deleted == (old,)
     assert set(hub.files(REPO)) == {*ADAPTER, "notes.txt"}
@@ -197,6 +233,23 @@ def test_a_report_of_another_checkpoint_does_not_count(hub: FakeHub, push: Pushe
     refuse(push, hub, "report.json: cannot be read")
 
 
+def test_a_bar_that_the_user_has_loosened_does_not_open_the_gate(
+    hub: FakeHub, push: Pusher, quick_report: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failed = {**quick_report, "verdict": "failed"}
+    monkeypatch.setattr("linzoo.hub.push.run_quick", lambda *_, **__: failed)
+    report = json.loads((push.report / "report.json").read_text())
+    loose = [
+        {**each, "bar_from": "--bar"} if each["name"] == "row-sums" else each for each in report["measures"]
+    ]
+    for measures in (loose, [], report["measures"][1:]):
+        (push.report / "report.json").write_text(json.dumps({**report, "measures": measures}))
+        refuse(push, hub, "is not published")
+    for damaged in ({**report, "measures": None}, {**report, "measures": [{}]}, {"lock": report["lock"]}):
+        (push.report / "report.json").write_text(json.dumps(damaged))
+        refuse(push, hub, "no report of linzoo, or a damaged one")
+
+
 def test_without_a_report_the_quick_suite_decides(
     hub: FakeHub, push: Pusher, quick_report: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -233,10 +286,59 @@ def test_the_licence_is_that_of_the_commit_and_not_of_today(hub: FakeHub, push: 
 def test_a_conflicting_licence_on_the_card_that_is_there(hub: FakeHub, push: Pusher) -> None:
     before = hub.put(REPO, {"README.md": b"---\nlicense: mit\n---\n"})
     with pytest.raises(
-        CheckpointError, match=rf"(?s)different licences.*{LICENSE}.*mit.*the card that is in {REPO}"
+        CheckpointError, match=rf"its README\.md says that it is under mit, and this .* {LICENSE}"
     ):
         push()
     assert hub.head(REPO) == before
+
+
+def test_a_licence_that_was_named_stays_named_and_can_be_corrected_on_the_hub(
+    hub: FakeHub, push: Pusher, quick_report: dict[str, Any], tmp_path: Path
+) -> None:
+    push = local_pusher(push, quick_report, tmp_path)
+    first = push(teacher="mini", license="mit")
+    again = push(teacher="mini", license="mit")
+    assert again.sent is not None
+    assert first.sent is not None
+    assert (again.sent.new, again.sent.commit) == (False, first.sent.commit)
+    assert "declared by who published this" in hub.read(REPO, "README.md").decode()
+    with pytest.raises(
+        CheckpointError, match=r"under mit, and this would be under cc-by-4\.0 .*change it there first"
+    ):
+        push(teacher="mini", license="cc-by-4.0")
+    hub.put(REPO, {"README.md": hub.read(REPO, "README.md").replace(b"license: mit", b"license: cc-by-4.0")})
+    assert push(teacher="mini", license="cc-by-4.0").license.id == "cc-by-4.0"
+
+
+def local_pusher(push: Pusher, report: dict[str, Any], folder: Path) -> Pusher:
+    """Pushes of a checkpoint whose teacher was a local file."""
+    checkpoint = checkpoint_of(folder / "local", None)
+    return Pusher(checkpoint, write_report(folder / "local-report", checkpoint, report), push.registry)
+
+
+def test_the_licence_of_the_model_that_stands_in_for_the_teacher_counts(
+    hub: FakeHub, push: Pusher, quick_report: dict[str, Any], tmp_path: Path
+) -> None:
+    push = local_pusher(push, quick_report, tmp_path)
+    put_teacher(hub, repo="artist/closed", license="cc-by-nc-4.0")
+    with pytest.raises(CheckpointError, match=r"(?s)--license mit is not .*--teacher names: cc-by-nc-4\.0"):
+        push(teacher="hf://artist/closed", license="mit")
+    assert push(teacher="hf://artist/closed", license="cc-by-nc-4.0").license.id == "cc-by-nc-4.0"
+
+
+@pytest.mark.parametrize("format", ["adapter", "pipeline"])
+def test_another_model_does_not_stand_in_for_the_teacher(hub: FakeHub, push: Pusher, format: str) -> None:
+    refuse(push, hub, "mini-3d: not the model that this checkpoint is for", teacher="mini-3d", format=format)
+
+
+def test_a_licence_file_that_the_teacher_s_card_links_to(hub: FakeHub, push: Pusher) -> None:
+    card = b"---\nlicense: other\nlicense_name: art\nlicense_link: COPYING.md\n---\n"
+    commit = hub.put(TEACHER, {"README.md": card, "COPYING.md": b"The terms.\n"})
+    shutil.rmtree(push.checkpoint)
+    checkpoint_of(push.checkpoint, commit)
+    settled = push().license
+    assert (settled.name, settled.link) == ("art", f"{hub.url}/{TEACHER}/blob/{commit}/COPYING.md")
+    assert hub.read(REPO, "COPYING.md") == b"The terms.\n"
 
 
 def test_the_teacher_s_licence_text_goes_along(hub: FakeHub, push: Pusher) -> None:
@@ -269,9 +371,39 @@ def test_a_checkpoint_that_changed_or_that_linzoo_did_not_make(hub: FakeHub, pus
     refuse(push, hub, "has no lock file")
 
 
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("README.md", b"\xff\xfe"),
+        ("linzoo.lock.json", b"{"),
+        ("config.json", b"[]"),
+        ("model_index.json", b""),
+    ],
+)
+def test_a_damaged_file_of_the_repository_is_named(
+    hub: FakeHub, push: Pusher, name: str, content: bytes
+) -> None:
+    hub.put(REPO, {name: content})
+    with pytest.raises(CheckpointError, match=f"{REPO}: its {name} is damaged; mend or delete it on the Hub"):
+        push()
+
+
+def test_a_checkpoint_on_the_hub_is_pushed_on(hub: FakeHub, push: Pusher) -> None:
+    push("hf://tester/first")
+    push.checkpoint = "hf://tester/first"  # type: ignore[assignment]
+    push("tester/second")
+    push.checkpoint = "tester/first"  # type: ignore[assignment]
+    push("tester/third")
+    for repo in ("tester/second", "tester/third"):
+        assert set(hub.files(repo)) == ADAPTER
+    with pytest.raises(UsageError, match="name that with --revision"):
+        push("tester/second@main")
+
+
 def test_who_may_not_write(hub: FakeHub, push: Pusher, tmp_path: Path) -> None:
     with hub.client(tmp_path / "reader", token=hub.read_token):
         refuse(push, hub, "your token may only read")
+        refuse(push, hub, "your token may only read", pr=True)
     with hub.client(tmp_path / "nobody", token=None):
         refuse(push, hub, "the Hub wants a login")
     with hub.client(tmp_path / "wrong", token="hf_wrong"):
@@ -282,7 +414,7 @@ def test_who_may_not_write(hub: FakeHub, push: Pusher, tmp_path: Path) -> None:
     before = hub.put(REPO, {"notes.txt": b"mine"})
     with (
         hub.client(tmp_path / "reader", token=hub.read_token),
-        pytest.raises(CheckpointError, match="may not"),
+        pytest.raises(CheckpointError, match="your token may only read"),
     ):
         push()
     assert hub.head(REPO) == before
@@ -365,26 +497,46 @@ def place(path: str) -> str:
     return path if known else "<storage>"
 
 
-def test_a_dry_run_says_exactly_what_a_push_then_asks(hub: FakeHub, push: Pusher) -> None:
+PUSHES: dict[str, dict[str, Any]] = {
+    "first": {},
+    "second": {"max_shard_bytes": 300_000},
+    "card alone": {},
+    "same": {},
+    "pull request": {"pr": True},
+    "branch": {"revision": "fp16"},
+}
+
+
+@pytest.mark.parametrize("kind", list(PUSHES))
+def test_a_dry_run_says_exactly_what_a_push_then_asks(hub: FakeHub, push: Pusher, kind: str) -> None:
     """Method, path and bytes of every request; what is read before is the same in both."""
+    if kind != "first":
+        push()
+    if kind in ("pull request", "branch"):
+        push.renew(kind)
+    if kind == "card alone":
+        hub.put(REPO, {"README.md": b"# Mine\n"})
+    before = hub.head(REPO)
     start = len(hub.requests)
-    planned = push(dry_run=True)
+    planned = push(dry_run=True, **PUSHES[kind])
     assert planned.sent is None
-    assert hub.head(REPO) is None
+    assert hub.head(REPO) == before
     looked = [(each.method, each.path) for each in hub.requests[start:]]
     assert not [each for each in looked if each[0] in WRITES]
 
     start = len(hub.requests)
-    push()
+    push(**PUSHES[kind])
     made = [each for each in hub.requests[start:] if (each.method, each.path) not in looked]
-    assert [(each.method, place(each.path)) for each in made] == [
-        (each.method, each.path) for each in planned.requests
-    ]
-    put = next(each for each in made if each.method == "PUT")
-    assert put.received == next(each.bytes for each in planned.requests if each.method == "PUT")
-    assert planned.files == {
-        name: stored.size for name, stored in hub.files(REPO).items() if name != ".gitattributes"
-    }
+    *sending, loading = planned.requests
+    assert sorted((each.method, place(each.path)) for each in made) == sorted(
+        (each.method, each.path) for each in sending
+    )
+    assert loading.path == f"/{REPO}/resolve/<commit>/…"
+    assert loading.bytes > 800_000
+    assert sorted(each.received for each in made if each.method == "PUT") == sorted(
+        each.bytes for each in planned.requests if each.method == "PUT"
+    )
+    assert len(sending) == {"first": 7, "card alone": 4, "same": 0}.get(kind, len(sending))
 
 
 def test_a_dry_run_asks_whether_the_token_may_write(hub: FakeHub, push: Pusher) -> None:
@@ -399,6 +551,18 @@ def test_a_hub_without_xet_is_told_from_other_trouble(
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", False)
     with pytest.raises(LinzooError, match="set HF_HUB_DISABLE_XET=1"):
         push()
+
+
+@pytest.mark.parametrize(("status", "advice"), [(403, "your token may not"), (503, "trouble of its own")])
+def test_trouble_of_the_storage_has_a_cause_and_advice(
+    hub: FakeHub, push: Pusher, status: int, advice: str
+) -> None:
+    hub.inject(Fault("status", status=status, path="/storage/", times=99))
+    with pytest.raises(
+        CheckpointError, match=rf"(?s)Error while uploading .*{status}.*\n  .*{advice}"
+    ) as caught:
+        push()
+    assert "X-Signature" not in str(caught.value)
 
 
 def test_the_token_is_nowhere(

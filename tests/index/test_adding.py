@@ -20,6 +20,7 @@ from linzoo.zoo.adding import Addition, add
 from linzoo.zoo.entry import ZooEntry
 from linzoo.zoo.errors import ZooError
 from linzoo.zoo.index import INDEX_NAME, Index, encode_index, open_index
+from linzoo.zoo.listing import Query, list_checkpoints
 from linzoo.zoo.published import read_published
 
 REPO = "tester/tiny-linfusion"
@@ -111,12 +112,43 @@ class TestReading:
         entry = read_published(HubAddress(REPO), zoo)
         assert (entry.measures, entry.recipe, entry.license) == ({"kd": 0.5}, "sd15", None)
 
+    @pytest.mark.parametrize(
+        ("said", "license"),
+        [
+            ("license: Apache-2.0", "apache-2.0"),
+            ("license: [mit]", "mit"),
+            ("license: [mit, apache-2.0]", None),
+            ("license: unknown", None),
+            ("license: other", None),
+            ("license: other\nlicense_name: Fair AI Public License 1.0-SD", "Fair AI Public License 1.0-SD"),
+            ("license: other\nlicense_link: LICENSE.md", "other"),
+        ],
+    )
+    def test_the_licence_however_a_card_writes_it(
+        self, publish: Publish, tmp_path: Path, zoo: Registry, said: str, license: str | None
+    ) -> None:
+        publish(f"---\n{said}\n---\n# Tiny")
+        path = tmp_path / "zoo.json"
+        assert add(REPO, [path], zoo).entry.license == license
+        (listed,) = [each for each in list_checkpoints([str(path)], zoo) if each.entry.repo == REPO]
+        assert listed.entry.license == license
+        assert Query(license=(license or "mit").upper()).matches(listed.entry) == (license is not None)
+
     def test_the_base_is_unknown_where_another_teacher_distilled_it(
         self, publish: Publish, converted: Path, zoo: Registry
     ) -> None:
         publish(distill=distilled(converted, teacher={"other.safetensors": "00"}))
         entry = read_published(HubAddress(REPO), zoo)
         assert (entry.base, entry.base_commit, entry.base_hash) == (None, None, None)
+
+    def test_another_teacher_that_ships_with_a_plugin_is_the_base(
+        self, publish: Publish, converted: Path, zoo: Registry
+    ) -> None:
+        source = {"layout": "ldm", "repo": "hf://artist/base", "commit": BASE_COMMIT, "base_hash": HASH}
+        files = {"other.safetensors": {"bytes": 1, "sha256": "00"}}
+        publish(distill=distilled(converted), source={**source, "files": files})
+        entry = read_published(HubAddress(REPO), zoo)
+        assert (entry.base, entry.base_commit, entry.base_hash) == ("tiny", None, None)
 
     def test_what_was_made_from_a_shipped_model_names_it(
         self, hub: FakeHub, converted: Path, zoo: Registry

@@ -34,7 +34,10 @@ entries = st.builds(
     mixers=st.lists(words, min_size=1, max_size=3).map(tuple),
     plan=st.none() | words,
     recipe=st.none() | words,
-    license=st.none() | st.sampled_from(["openrail++", "apache-2.0", "creativeml-openrail-m", "other"]),
+    license=st.none()
+    | st.sampled_from(
+        ["openrail++", "apache-2.0", "creativeml-openrail-m", "other", "Fair AI Public License 1.0-SD"]
+    ),
     bytes=st.none() | st.integers(1, 10**12),
     measures=st.dictionaries(
         words, st.floats(allow_nan=False, allow_infinity=False) | st.integers(), max_size=3
@@ -75,7 +78,8 @@ def test_any_other_value_is_an_entry_or_an_error(value: Any, field: str) -> None
         ({"base_hash": HASH.upper()}, r"base_hash must be 16 hexadecimal digits"),
         ({"format": "whole"}, r"format must be one of 'adapter', 'pipeline', got 'whole'"),
         ({"mixers": []}, r"mixers must not be empty"),
-        ({"license": "Apache 2"}, r"license must be the id of a licence, got 'Apache 2'"),
+        ({"license": "mit\n"}, r"license must be the id or name of a licence, got 'mit\\n'"),
+        ({"license": "\x1b[31m"}, r"license must be the id or name of a licence"),
         ({"bytes": 0}, r"bytes must be 1 or more"),
         ({"measures": {"kd": float("nan")}}, r"measures\['kd'\] must be a finite number, got nan"),
         ({"measures": {"kd": True}}, r"measures\['kd'\] must be a number, got True"),

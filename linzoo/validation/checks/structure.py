@@ -72,7 +72,7 @@ def usage(subject: Subject) -> Iterator[Measure]:
         differing,
         "; ".join(differing) or "variant, prediction type and size are the same",
     )
-    changed = changed_outputs(subject.checkpoint, lock)
+    changed = changed_outputs(subject.checkpoint, lock, fetched=subject.opened.revision is not None)
     yield faults(
         "files",
         "Files that were changed since the lock file was written",

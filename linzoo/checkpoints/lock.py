@@ -38,9 +38,9 @@ def files_read(checkpoint: Checkpoint) -> dict[str, Path]:
 def describe_source(checkpoint: Checkpoint, digests: Mapping[str, Digest]) -> dict[str, Any]:
     """Record where weights came from: the repository and commit if they came from the Hub, and every file's hash."""
     record: dict[str, Any] = {"layout": checkpoint.layout, "files": describe_files(digests)}
-    if checkpoint.revision is not None:
-        record["repo"] = checkpoint.spec.partition("@")[0]
-        record["commit"] = checkpoint.revision
+    if (address := checkpoint.address) is not None:
+        record["repo"] = str(HubAddress(address.repo))
+        record["commit"] = address.revision
     return record
 
 

@@ -68,7 +68,7 @@ def _is(path: Path, recorded: Mapping[str, Any]) -> bool:
     """Whether a file is the recorded one; the size, where it is recorded, spares reading most that are not."""
     if not path.is_file() or recorded.get("bytes") not in (None, path.stat().st_size):
         return False
-    return _sum(path, stamp_of(path)) == recorded["sha256"]
+    return bool(_sum(path, stamp_of(path)) == recorded["sha256"])
 
 
 @lru_cache

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from linzoo.checkpoints.address import HubAddress
 from linzoo.checkpoints.digest import changed, stamp_of
 from linzoo.checkpoints.files import SafetensorsFiles, TensorStore
-from linzoo.checkpoints.folder import open_component, read_configs
+from linzoo.checkpoints.folder import PIPELINE_CONFIG, open_component, read_configs
 from linzoo.checkpoints.header import DTYPES, TensorInfo
 from linzoo.checkpoints.layout import Layout, layout_of
 from linzoo.errors import CheckpointError
@@ -42,6 +43,11 @@ class Checkpoint:
     store: TensorStore = field(repr=False)
     configs: Mapping[str, dict[str, Any]] = field(default_factory=dict, repr=False)
     revision: str | None = None
+
+    @property
+    def address(self) -> HubAddress | None:
+        """Where on the Hub it was read, down to the commit; None for a local model."""
+        return None if self.revision is None else HubAddress(HubAddress.parse(self.spec).repo, self.revision)
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -181,7 +187,7 @@ def _open_path(spec: str, path: Path, revision: str | None) -> Checkpoint:
 def _open_folder(spec: str, path: Path, revision: str | None) -> Checkpoint:
     configs = read_configs(path)
     if "model_index" not in configs:
-        if (path.parent / "model_index.json").is_file():  # a component inside its pipeline
+        if (path.parent / PIPELINE_CONFIG).is_file():  # a component inside its pipeline
             configs = {**read_configs(path.parent), **configs}
         return Checkpoint(spec, path, "diffusers-component", open_component(path), configs, revision)
     if not (path / "unet").is_dir():

@@ -13,7 +13,9 @@ _COMMAND = "pipe:"  # webdataset's, before a shell command
 _URL = re.compile(r"(?!file:)([a-z][\w+.-]*://)(?:[^/@]*@)?([^?#]*).*", re.IGNORECASE | re.DOTALL)
 _FILE = re.compile(r"file:/*(?=/)")
 _SLASHES = re.compile(r"[/\\]+")
-_ELSEWHERE = re.compile(r"|~.*|[a-z]:", re.IGNORECASE)  # how a path begins that is not below the working directory
+_ELSEWHERE = re.compile(
+    r"|~.*|[a-z]:", re.IGNORECASE
+)  # how a path begins that is not below the working directory
 
 
 def describe_recipe(name: str, document: Mapping[str, Any]) -> dict[str, Any]:

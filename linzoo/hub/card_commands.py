@@ -122,7 +122,6 @@ def _of_a_reader(report: Mapping[str, Any], checkpoint: str, teacher: str) -> di
     for name in ("prompts_file", "real"):
         if settings[name] is not None:
             settings[name] = PurePath(settings[name]).name
-    settings["images"] = settings["images"] or None  # a suite that draws nothing takes no number of pictures
     return {**report, "settings": settings, "checkpoint": {"spec": checkpoint}, "teacher": {"spec": teacher}}
 
 

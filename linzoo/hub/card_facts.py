@@ -23,7 +23,7 @@ class CardFacts:
         lock: what ``linzoo.lock.json`` holds.
         config: the replaced modules.
         variant: the variant of the teacher.
-        base_model: the Hub id of the teacher; None where it is not on the Hub.
+        base_model: the Hub id of the teacher; None where it is not on the Hub, or known by its hashes alone.
         base_commit: the commit of it that the checkpoint was made from; None where that is unknown.
         teacher: how a reader names the teacher.
         license: under which the checkpoint is published.

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from linzoo.checkpoints.license import License
 from linzoo.checkpoints.linfusion import LinFusionConfig
 from linzoo.checkpoints.lock import address_of, made_for, made_from
 from linzoo.checkpoints.shipped import shipped_under
@@ -14,7 +15,7 @@ from linzoo.checkpoints.source import Checkpoint
 from linzoo.hub.card import CardFacts, render_card
 from linzoo.hub.card_pictures import files_of
 from linzoo.hub.fresh import Question
-from linzoo.hub.license import Claim, License
+from linzoo.hub.license import Claim
 from linzoo.hub.staging import Staged, stage_adapter
 from linzoo.hub.target import Format, Target
 from linzoo.plugin import PushPlan
@@ -130,8 +131,8 @@ class Publication:
             lock=self.lock,
             config=LinFusionConfig.from_folder(self.checkpoint.path),
             variant=self.variant,
-            base_model=base and base.repo,
-            base_commit=base and base.revision,
+            base_model=base.repo if base else None,
+            base_commit=base.revision if base else None,
             teacher=base.repo if base else _in_words(self.lock, self.registry),
             license=self.license,
             report=self.report,

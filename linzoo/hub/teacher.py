@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from linzoo.checkpoints.address import HubAddress
 from linzoo.checkpoints.base_hash import base_hash
 from linzoo.checkpoints.digest import digest
 from linzoo.checkpoints.lock import files_read, made_for
@@ -63,10 +62,9 @@ def named_teacher(
             f"{named}: not the model that this checkpoint is for: neither its files nor its weights are those that the lock file"
             " records; name the one that it was converted from, or distilled by"
         )
-    if opened.revision is None:
+    if opened.address is None:
         return Teacher(str(named))
-    address = HubAddress(HubAddress.parse(opened.spec).repo, opened.revision)
-    return Teacher(str(address), claim_of(address, "the teacher that --teacher names"))
+    return Teacher(str(opened.address), claim_of(opened.address, "the teacher that --teacher names"))
 
 
 def _is_recorded(opened: Checkpoint, record: Mapping[str, Any], variant: Variant) -> bool:

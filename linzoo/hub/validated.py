@@ -67,7 +67,7 @@ def run_quick(
 
     detection = lock["detection"]
     return validate(
-        checkpoint.path,
+        str(checkpoint.address or checkpoint.path),
         teacher,
         suite="quick",
         variant=detection["variant"],

@@ -53,7 +53,7 @@ def read_published(address: HubAddress, registry: Registry) -> ZooEntry:
         registry,
         repo=address.repo,
         commit=info.sha,
-        license=license and (license.name or license.id),
+        license=None if license is None else license.name or license.id,
         measures=_measures(info.card_data),
     )
 

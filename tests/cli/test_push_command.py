@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
+from linzoo.checkpoints.license import License
 from linzoo.cli import push as command
 from linzoo.cli.main import main
 from linzoo.errors import CheckpointError
 from linzoo.hub import push as pushing
-from linzoo.checkpoints.license import License
 from linzoo.hub.push import PushResult
 from linzoo.hub.upload import Request, Sent
 

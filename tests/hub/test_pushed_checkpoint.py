@@ -63,9 +63,20 @@ def test_with_pictures_and_a_licence_it_is_whole_for_everybody_else(
     push()
     assert set(json.loads(hub.read(REPO, "linzoo.lock.json"))["outputs"]) >= {"LICENSE", picture}
     found = verdicts(f"hf://{REPO}", registry)
-    assert set(found.values()) == {"passed"}
+    assert found["files"] == "passed"
+    assert "failed" not in found.values()
     hub.put(REPO, {"config.json": hub.read(REPO, "config.json") + b"\n"})
     assert verdicts(f"hf://{REPO}", registry) == {**found, "files": "failed"}
+
+
+def test_it_is_pushed_on_from_the_hub_with_a_validation_of_its_own(hub: FakeHub, push: Pusher) -> None:
+    picture = add_chart(push.report)
+    push()
+    push.checkpoint = f"hf://{REPO}"  # type: ignore[assignment]
+    push("tester/second", report=None)
+    outputs = json.loads(hub.read("tester/second", "linzoo.lock.json"))["outputs"]
+    assert picture in json.loads(hub.read(REPO, "linzoo.lock.json"))["outputs"]
+    assert set(outputs) == {"config.json", "diffusion_pytorch_model.safetensors"}
 
 
 def test_it_is_for_the_teacher_that_distilled_it_and_not_for_what_it_was_converted_from(

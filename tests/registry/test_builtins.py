@@ -34,7 +34,7 @@ def test_mixers_and_init_recipes(site: Site, build: Callable[..., Registry]) -> 
     assert {each.value.id: each.value.needs for each in registry.inits} == {
         "random": ("teacher",),
         "teacher": ("teacher",),
-        "calibrated": ("teacher",),
+        "calibrated": ("teacher", "pipeline"),
         "pretrained": ("linfusion",),
         "delta": ("teacher", "linfusion", "base"),
     }

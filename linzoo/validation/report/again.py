@@ -11,6 +11,7 @@ from linzoo.validation.suites import draws
 _OPTIONS = {
     "preset": "preset",
     "prompts": "prompts_file",
+    "images": "images",
     "steps": "steps",
     "guidance": "guidance",
     "seed": "seed",
@@ -32,10 +33,8 @@ def command_of(document: Mapping[str, Any]) -> str:
     words += ["--suite", document["suite"], "--size", f"{width}x{height}"]
     settings = document.get("settings", {})
     for option, name in _OPTIONS.items():
-        if settings.get(name) is not None:
+        if settings.get(name) is not None and (option != "images" or draws(document["suite"])):
             words += [f"--{option}", str(settings[name])]
-    if draws(document["suite"]):
-        words += ["--images", str(settings["images"])]
     if document["suite"] in ("speed", "full") and settings.get("speed_sizes"):
         words += ["--speed-sizes", ",".join(f"{factor:g}" for factor in settings["speed_sizes"])]
     for encoder in settings.get("encoders", ()):

@@ -1,0 +1,82 @@
+"""What goes wrong on the way to the Hub, in words."""
+
+from __future__ import annotations
+
+import click
+import httpx2
+import pytest
+from click.testing import CliRunner
+from huggingface_hub import errors
+
+from linzoo.checkpoints.hub_errors import hub_errors, without_signatures
+from linzoo.cli.common import Command
+from linzoo.errors import CheckpointError, UsageError
+
+WHERE = "hf://user/model@main"
+SIGNED = "https://storage.example/blob?X-Signature=0123&X-Expires=9"
+
+
+def answered(status: int) -> errors.HfHubHTTPError:
+    request = httpx2.Request("PUT", SIGNED)
+    return errors.HfHubHTTPError(f"{status} for {SIGNED}", response=httpx2.Response(status, request=request))
+
+
+def said(error: Exception) -> str:
+    with pytest.raises(CheckpointError) as caught, hub_errors(WHERE):
+        raise error
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("status", "advice"),
+    [
+        (401, "run 'hf auth login', or set HF_TOKEN"),
+        (403, "make one that may"),
+        (409, "somebody else is changing it"),
+        (412, "somebody else has committed to it in the meantime"),
+        (429, "asked too often"),
+        (500, "trouble of its own"),
+        (504, "trouble of its own"),
+        (418, "see that the Hub can be reached"),
+    ],
+)
+def test_each_status_has_its_advice_even_below_another_error(status: int, advice: str) -> None:
+    text = said(answered(status))
+    assert text.startswith(f"{WHERE}: {status} for https://storage.example/blob")
+    assert advice in text
+    wrapped = RuntimeError("Error while uploading 'weights' to the Hub.")
+    wrapped.__cause__ = answered(status)
+    text = said(wrapped)
+    assert text.startswith(f"{WHERE}: Error while uploading 'weights' to the Hub.: {status}")
+    assert advice in text
+
+
+def test_a_hub_without_xet() -> None:
+    text = said(ConnectionError("404 for https://hub/api/models/user/model/xet-write-token/main"))
+    assert "set HF_HUB_DISABLE_XET=1" in text
+
+
+def test_no_login() -> None:
+    assert said(errors.LocalTokenNotFoundError("no token")).endswith("set HF_TOKEN")
+
+
+def test_what_is_linzoo_s_own_passes() -> None:
+    for error in (UsageError("mine"), CheckpointError("mine"), TypeError("a bug"), AttributeError("a bug")):
+        with pytest.raises(type(error), match=str(error)), hub_errors(WHERE):
+            raise error
+
+
+def test_signatures_are_neither_in_the_message_nor_in_the_traceback_of_the_command_line() -> None:
+    assert without_signatures(f"PUT '{SIGNED}' failed") == "PUT 'https://storage.example/blob' failed"
+
+    @click.command(cls=Command)
+    def fails() -> None:
+        with hub_errors(WHERE):
+            raise answered(403)
+
+    for flags in ([], ["-v"]):
+        result = CliRunner().invoke(fails, flags)
+        assert result.exit_code == 1
+        assert "https://storage.example/blob" in result.stderr
+        assert "X-Signature" not in result.stderr
+    assert "Traceback" in result.stderr

@@ -6,12 +6,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from linzoo.checkpoints.census import count_parts, oddities, part_of
-from linzoo.checkpoints.evidence import Confidence, Evidence, Source, decide, weakest
+from linzoo.checkpoints.evidence import Confidence, Evidence, decide, weakest
 from linzoo.checkpoints.features import fingerprint_of
 from linzoo.checkpoints.inspection import Inspection
 from linzoo.checkpoints.known import KNOWN_UNETS, Kind, kind_of_class, kind_of_names, name_of
 from linzoo.checkpoints.layout import is_ldm, unet_names
-from linzoo.checkpoints.linear_unet import is_linear
 from linzoo.checkpoints.matching import Fit, closest, fit, matches
 from linzoo.checkpoints.prediction import PREDICTION_TYPES, prediction_evidence, zero_terminal_snr
 from linzoo.checkpoints.source import Checkpoint, open_source
@@ -111,12 +110,15 @@ class Detector:
 
     def _kind(self) -> Kind:
         declared = str(self.checkpoint.configs.get("unet", {}).get("_class_name", ""))
-        if kind := kind_of_class(declared):
-            self._see("kind", "config", f"config.json: {declared}", kind, "high")
-            return kind
         names = list(self.checkpoint.tensors)
         kind = kind_of_names(names)
-        if kind == "unet":
+        # Linear attention can be merged into a UNet whose config says nothing of it.
+        if kind != "linear-unet" and (said := kind_of_class(declared)):
+            self._see("kind", "config", f"config.json: {declared}", said, "high")
+            return said
+        if kind == "linear-unet":
+            detail = "linear attention is already in it ('to_q_' tensors)"
+        elif kind == "unet":
             detail = f"{len(self.shapes)} of {len(names)} tensors are named as a UNet's, layout {self.checkpoint.layout}"
         elif kind == "unknown":
             strange = [name for name in names if part_of(name) == "other"] or names
@@ -139,10 +141,6 @@ class Detector:
 
     def _detected(self) -> tuple[Variant | None, Confidence, str]:
         """The variant by structure, or the name of a known model, or nothing and the nearest miss."""
-        if is_linear(self.checkpoint.configs.get("unet", {})):
-            return self._linear("config", "config.json: 'modules_list'")
-        if any(".to_q_." in name for name in self.shapes):
-            return self._linear("structure", "'to_q_' tensors")
         fingerprint = fingerprint_of(self.shapes, ldm=self.ldm)
         fits = matches(self.registry, fingerprint, self.shapes, ldm=self.ldm) if fingerprint else []
         if len(fits) == 1:
@@ -161,10 +159,6 @@ class Detector:
             return None, "high", name
         self._near_miss()
         return None, "none", ""
-
-    def _linear(self, source: Source, seen: str) -> tuple[None, Confidence, str]:
-        self._see("variant", source, f"linear attention is already in it ({seen})", None, "high")
-        return None, "high", "a UNet with LinFusion attention merged into it"
 
     def _near_miss(self) -> None:
         nearest = closest(self.registry, self.shapes, ldm=self.ldm)

@@ -7,14 +7,18 @@ import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from linzoo.checkpoints.address import HubAddress
 from linzoo.checkpoints.digest import Digest
-from linzoo.checkpoints.folder import pick_weights, read_json, shards_of
+from linzoo.checkpoints.folder import PIPELINE_CONFIG, pick_weights, read_json, shards_of
 from linzoo.checkpoints.hub_errors import hub_errors
-from linzoo.checkpoints.remote import HubFile
+from linzoo.checkpoints.remote import SHA256, HubFile
 from linzoo.checkpoints.remote_tensors import RemoteTensors
 from linzoo.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from huggingface_hub.hf_api import BlobLfsInfo
 
 _CONFIGS = re.compile(
     r"model_index\.json|config\.json|linzoo\.lock\.json|[\w.-]+/(?:config|scheduler_config)\.json"
@@ -78,6 +82,9 @@ class HubModel:
 
     def _file(self, folder: Path, name: str) -> HubFile | Path:
         place, stated = folder / name, self.stated[name]
+        content = folder.parents[1] / "blobs" / stated.sha256
+        if not place.is_file() and content.is_file() and content.stat().st_size == stated.bytes:
+            self._download(name)  # which links what has come with another commit
         if place.is_file():
             return place
         return HubFile(self.address.repo, self.commit, name, stated.bytes, stated.sha256, place)
@@ -98,12 +105,7 @@ class HubModel:
         return Path(constants.HF_HUB_CACHE).expanduser().resolve() / name / "snapshots" / self.commit
 
     def _download(self, *names: str) -> Path:
-        folder = _download(self.address, names)
-        if folder.name != self.commit:
-            raise CheckpointError(
-                f"{self.address}: has a new commit since linzoo began to read it; run the same command again"
-            )
-        return folder
+        return _download(HubAddress(self.address.repo, self.commit), names)
 
 
 def locate(address: str) -> HubModel:
@@ -118,9 +120,9 @@ def locate(address: str) -> HubModel:
     named = HubAddress.parse(address)
     files, commit = _list_files(named)
     stated = {name: digest for name, digest in files.items() if digest is not None}
-    inside = "unet/" if "model_index.json" in files else ""
+    inside = "unet/" if PIPELINE_CONFIG in files else ""
     picked = pick_weights(frozenset(name[len(inside) :] for name in files if name.startswith(inside)))
-    if picked is not None:
+    if picked is not None and (inside or "config.json" in files):
         configs = tuple(name for name in files if _CONFIGS.fullmatch(name))
         return HubModel(named, commit, True, configs, inside + picked, stated)
     file = _only_file(named, files)
@@ -150,12 +152,16 @@ def _list_files(address: HubAddress) -> tuple[dict[str, Digest | None], str]:
         names = sorted(each.relative_to(folder).as_posix() for each in folder.rglob("*") if each.is_file())
         return dict.fromkeys(names), folder.name
     with hub_errors(str(address)):
-        info = HfApi().model_info(address.repo, revision=address.revision, files_metadata=True)
-    files = {
-        each.rfilename: Digest(each.lfs.size, each.lfs.sha256) if each.lfs else None
-        for each in info.siblings or ()
-    }
-    return {name: files[name] for name in sorted(files)}, str(info.sha)
+        # The client notes in its cache what the revision is, which is all that says so without a network.
+        commit = HfApi().resolve_revision(address.repo, revision=address.revision).resolved
+        info = HfApi().model_info(address.repo, revision=commit, files_metadata=True)
+    files = {each.rfilename: _stated(each.lfs) for each in info.siblings or ()}
+    return {name: files[name] for name in sorted(files)}, commit
+
+
+def _stated(lfs: BlobLfsInfo | None) -> Digest | None:
+    """What the Hub states of a file, if it does; the hash becomes the name of a folder."""
+    return Digest(lfs.size, lfs.sha256) if lfs and SHA256.fullmatch(lfs.sha256) else None
 
 
 def _offline() -> bool:

@@ -5,12 +5,27 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Iterator
+from typing import Any
+from urllib.parse import urlsplit
 
 from linzoo.errors import CheckpointError, LinzooError
 
 _SIGNED = re.compile(r"(https?://[^\s?'\"]+)\?[^\s'\"]+")
+_MANUAL = re.compile(r"For more information check: \S+")  # what HTTP statuses are
 _LOGIN = "the Hub wants a login; run 'hf auth login', or set HF_TOKEN"
 _AGAIN = "see that the Hub can be reached, and run the same command again"
+_CACHE = ", or set HF_HUB_OFFLINE=1 to use what is in the cache"
+_STORAGE = (
+    "the storage behind the Hub refuses (403), as it does when an address that the Hub gave has expired; run the same command"
+    " again"
+)
+_ADVICE = {
+    401: _LOGIN,
+    403: "your token may not do this; make one that may, at https://huggingface.co/settings/tokens",
+    409: "it is there already, or somebody else is changing it; look at it, and run the same command again",
+    412: "somebody else has committed to it in the meantime; run the same command again",
+    429: "the Hub is asked too often; wait some minutes and run the same command again",
+}
 _MIRROR = (
     "this Hub does not take uploads over Xet, as mirrors and servers of one's own do not; set HF_HUB_DISABLE_XET=1 and run"
     " it again"
@@ -29,22 +44,23 @@ def hub_errors(where: str) -> Iterator[None]:
     """
     try:
         yield
-    except (
-        LinzooError,
-        TypeError,
-        AttributeError,
-        NameError,
-        AssertionError,
-    ):  # what is ours is no trouble of the Hub's
-        raise
+    except (LinzooError, TypeError, AttributeError, NameError, AssertionError):
+        raise  # what is ours is no trouble of the Hub's
     except Exception as error:  # the client and its network layer have families of their own
         raise CheckpointError(f"{where}: {_explain(error, where)}") from error
 
 
 def _explain(error: Exception, where: str) -> str:
+    if (known := _known(error, where)) is not None:
+        return known
+    said = without_signatures(": ".join(dict.fromkeys(map(_in_one_line, _chain(error)))))
+    return f"{said}\n  {_advice(error)}"
+
+
+def _known(error: Exception, where: str) -> str | None:
+    """What has an error of its own in the client, in linzoo's words."""
     from huggingface_hub import errors
 
-    status = _status(error)
     if isinstance(error, errors.GatedRepoError):
         repo = where.removeprefix("hf://").partition("@")[0]
         return f"its owner asks you to accept terms first, at https://huggingface.co/{repo}; then 'hf auth login'"
@@ -61,21 +77,30 @@ def _explain(error: Exception, where: str) -> str:
             "not in the local cache, and the Hub cannot be reached (offline, or HF_HUB_OFFLINE is set);"
             " run again with a network, or name a local file or folder"
         )
-    advice = {
-        401: _LOGIN,
-        403: "your token may not do this; make one that may, at https://huggingface.co/settings/tokens",
-        409: "it is there already, or somebody else is changing it; look at it, and run the same command again",
-        412: "somebody else has committed to it in the meantime; run the same command again",
-        429: "the Hub is asked too often; wait some minutes and run the same command again",
-    }.get(status or 0)
-    if advice is None and status is not None and status >= 500:
-        advice = (
+    return None
+
+
+def _advice(error: Exception) -> str:
+    status = getattr(_response(error), "status_code", None)
+    if status == 403 and of_storage(error):
+        return _STORAGE
+    if status in _ADVICE:
+        return _ADVICE[status]
+    if status is not None and status >= 500:
+        return (
             "the Hub has trouble of its own; run the same command again later: it goes on from what arrived"
         )
-    if advice is None and _is_of_xet(error):
-        advice = _MIRROR
-    said = without_signatures(": ".join(dict.fromkeys(str(each).strip() for each in _chain(error))))
-    return f"{said}\n  {advice or _AGAIN}"
+    if "xet-write-token" in str(error) or "xet-read-token" in str(error):
+        return _MIRROR
+    return _AGAIN + _CACHE if status is None and _only_asks(error) else _AGAIN
+
+
+def of_storage(error: BaseException) -> bool:
+    """Whether it is not the Hub that has answered, but the storage to which it sends its clients."""
+    from huggingface_hub import constants
+
+    response = _response(error)
+    return response is not None and response.url.host != urlsplit(constants.ENDPOINT).hostname
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
@@ -86,14 +111,22 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
         each = each.__cause__
 
 
-def _status(error: BaseException) -> int | None:
-    """The status that the Hub, or its storage, has answered with; None where it did not."""
-    found = (getattr(getattr(each, "response", None), "status_code", None) for each in _chain(error))
-    return next((status for status in found if status is not None), None)
+def _response(error: BaseException) -> Any:
+    """What the Hub, or its storage, has answered; None where it did not."""
+    found = (getattr(each, "response", None) for each in _chain(error))
+    return next((response for response in found if response is not None), None)
 
 
-def _is_of_xet(error: BaseException) -> bool:
-    return "xet-write-token" in str(error) or "xet-read-token" in str(error)
+def _only_asks(error: BaseException) -> bool:
+    """Whether nothing was to be changed on the Hub by what failed, as far as the network layer says what it was."""
+    for each in _chain(error):
+        with contextlib.suppress(AttributeError, RuntimeError):  # not of that layer, or of no request
+            return each.request.method in ("GET", "HEAD")  # type: ignore[attr-defined]
+    return False
+
+
+def _in_one_line(error: BaseException) -> str:
+    return " ".join(_MANUAL.sub("", str(error)).split())
 
 
 def without_signatures(text: str) -> str:

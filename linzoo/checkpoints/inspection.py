@@ -22,7 +22,7 @@ class Inspection:
 
     Attributes:
         checkpoint: the opened checkpoint.
-        kind: UNet, LoRA, VAE, …
+        kind: UNet, UNet that is linear already, LoRA, VAE, …
         name: what it is called in words; empty where that is undecided.
         variant_entry: the variant; None where it is undecided or where no variant converts this model.
         prediction_type: what the UNet predicts; None where undecided.
@@ -91,6 +91,11 @@ class Inspection:
         """
         if not self.decided:
             raise UndecidedError(self.question())
+        if self.kind == "linear-unet":
+            raise CheckpointError(
+                f"{self.checkpoint.spec}: this is {self.name}: it is linear already; name the pipeline of its teacher, which"
+                " has softmax attention"
+            )
         if self.kind != "unet":
             raise CheckpointError(f"{self.checkpoint.spec}: this is {self.name}; a UNet is needed here")
         if self.variant_entry is None or self.prediction_type is None:

@@ -9,7 +9,7 @@ from linzoo.checkpoints.layout import layout_of
 from linzoo.checkpoints.linear_unet import CLASS_NAME
 from linzoo.plugin import Fingerprint
 
-Kind = Literal["unet", "lora", "controlnet", "vae", "text-encoder", "linfusion", "unknown"]
+Kind = Literal["unet", "linear-unet", "lora", "controlnet", "vae", "text-encoder", "linfusion", "unknown"]
 
 _SD_DEPTH = (1, 1, 1, 1, 1, 1, 0, 0)
 
@@ -73,13 +73,14 @@ KNOWN_UNETS: dict[Fingerprint, str] = {
 
 _CLASSES: dict[str, Kind] = {
     "UNet2DConditionModel": "unet",
-    CLASS_NAME: "unet",
+    CLASS_NAME: "linear-unet",
     "LinFusion": "linfusion",
     "ControlNetModel": "controlnet",
     "AutoencoderKL": "vae",
 }
 _NAMES: dict[Kind, str] = {
     "unet": "a UNet",
+    "linear-unet": "a UNet with LinFusion attention merged into it",
     "lora": "a LoRA",
     "controlnet": "a ControlNet",
     "vae": "a VAE",
@@ -116,7 +117,7 @@ def kind_of_names(names: Collection[str]) -> Kind:
     if "0.to_q_.0.weight" in names or ("0.to_q.weight" in names and "0.to_out.0.weight" in names):
         return "linfusion"
     if layout_of(names) != "other":
-        return "unet"
+        return "linear-unet" if any(".to_q_." in name for name in names) else "unet"
     # What follows also lies beside UNets whose names linzoo does not know: it must be all that there is.
     if any(name.startswith(("first_stage_model.", "encoder.down", "decoder.up")) for name in names):
         return "vae" if all(name.startswith(_VAE_STARTS) for name in names) else "unknown"

@@ -75,11 +75,6 @@ def remove_refusal(config: dict[str, Any]) -> None:
         del config["quantization_config"]
 
 
-def is_linear(config: Mapping[str, Any]) -> bool:
-    """Whether a UNet's config is that of a UNet with LinFusion attention merged into it."""
-    return config.get("_class_name") == CLASS_NAME and "modules_list" in config
-
-
 def write_beside_weights(folder: Path, described: Mapping[str, Any]) -> None:
     """Write ``config.json``, as :func:`describe` returns it, and the shipped module.
 

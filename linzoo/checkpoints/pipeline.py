@@ -7,7 +7,7 @@ from typing import Any
 
 from linzoo.checkpoints.address import SCHEME, HubAddress
 from linzoo.checkpoints.components import component_folder
-from linzoo.checkpoints.folder import read_json
+from linzoo.checkpoints.folder import PIPELINE_CONFIG, pick_weights, read_json
 from linzoo.checkpoints.source import open_source
 from linzoo.errors import CheckpointError
 from linzoo.plugin import TeacherRequest
@@ -45,18 +45,22 @@ def build_pipeline(request: TeacherRequest) -> Any:
 def _from_folder(request: TeacherRequest, **options: Any) -> Any:
     from diffusers import DiffusionPipeline
 
+    if not (request.path / PIPELINE_CONFIG).is_file():
+        raise CheckpointError(
+            f"{request.source}: holds one component and not a pipeline (there is no model_index.json), and a UNet "
+            "alone cannot draw; name the pipeline's folder."
+        )
+    weights = pick_weights(frozenset(each.name for each in (request.path / "unet").iterdir()))
+    options["variant"] = weights_variant(weights or "")
     if request.source.startswith(SCHEME):
         repo, commit = HubAddress.parse(request.source).repo, request.path.name  # as the Hub's cache names it
         return DiffusionPipeline.from_pretrained(repo, revision=commit, **options)
-    if not (request.path / "model_index.json").is_file():
-        raise CheckpointError(
-            f"{request.path}: holds one component and not a pipeline (there is no model_index.json), and a UNet "
-            "alone cannot draw; name the pipeline's folder."
-        )
-    weights = [each.name for each in (request.path / "unet").glob("*.safetensors")]
-    if weights and all(".fp16." in name for name in weights):
-        options["variant"] = "fp16"
     return DiffusionPipeline.from_pretrained(request.path, local_files_only=True, **options)
+
+
+def weights_variant(name: str) -> str | None:
+    """The ``variant`` that diffusers must be told for a pipeline, by the name of its UNet's weights."""
+    return "fp16" if ".fp16" in name else None
 
 
 def _from_file(request: TeacherRequest, configs: Path, **options: Any) -> Any:

@@ -13,6 +13,7 @@ from pathlib import Path
 from linzoo.checkpoints.atomic import explain_os_errors, fsync_folder, held
 
 _BOUNDS = re.compile(r"(\d+)-(\d+)")
+_PART = re.compile(r"\..+\.part")
 
 
 @dataclass(frozen=True, order=True)
@@ -94,11 +95,12 @@ class KeptRanges:
         return False
 
     def clear(self) -> None:
-        """Remove the ranges, and what killed runs left; what a living run is writing stays."""
+        """Remove the ranges, and what killed runs left, as far as can be; what a living run is writing stays."""
         for path in self._files():
-            with suppress(BlockingIOError, FileNotFoundError), held(path):
-                path.unlink()
-        with suppress(OSError):  # a living run has something in it
+            if _BOUNDS.fullmatch(path.name) or _PART.fullmatch(path.name):
+                with suppress(OSError), held(path):
+                    path.unlink()
+        with suppress(OSError):  # something is left in it
             self.folder.rmdir()
 
     def _kept(self) -> Iterator[ByteRange]:
@@ -107,7 +109,7 @@ class KeptRanges:
                 yield ByteRange(int(bounds[1]), int(bounds[2]))
 
     def _files(self) -> list[Path]:
-        with suppress(FileNotFoundError):
+        with suppress(OSError):
             return list(self.folder.iterdir())
         return []
 

@@ -49,7 +49,7 @@ class RemoteTensors(SafetensorsFiles):
         wanted: dict[HubFile, list[ByteRange]] = {file: [] for file in self._remote}
         for name in dict.fromkeys(names):
             file = self._file_of[name]
-            if isinstance(file, HubFile):
+            if isinstance(file, HubFile) and not file.fetched:
                 info = self.tensors[name]
                 wanted[file].append(ByteRange(info.start, info.end))
         return {file: file.kept.missing(ranges) for file, ranges in wanted.items()}

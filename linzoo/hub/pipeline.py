@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from linzoo.attention.fit import misfits
 from linzoo.attention.plan import sites_of
 from linzoo.checkpoints.atomic import new_folder, require_space
-from linzoo.checkpoints.folder import LINEAR_WEIGHTS
+from linzoo.checkpoints.folder import LINEAR_WEIGHTS, PIPELINE_CONFIG
 from linzoo.checkpoints.header import TensorInfo
 from linzoo.checkpoints.linear_unet import CLASS_NAME, MODULE_NAME, describe, write_beside_weights
 from linzoo.checkpoints.linfusion import WEIGHTS_NAME, LinFusionConfig
@@ -19,7 +19,7 @@ from linzoo.checkpoints.source import Checkpoint, open_source
 from linzoo.checkpoints.unet import UNetTensors, open_unet
 from linzoo.checkpoints.writer import TensorSpec, write_file
 from linzoo.errors import CheckpointError
-from linzoo.hub.components import write_components
+from linzoo.hub.components import components_size, fetch_components, write_components
 
 if TYPE_CHECKING:
     from linzoo.checkpoints.inspection import Inspection
@@ -43,18 +43,19 @@ def write_pipeline(
         max_shard_bytes: of the UNet's tensors in a file.
 
     Raises:
-        CheckpointError: the checkpoint is damaged or does not fit the teacher, the teacher is no whole pipeline, or ``out``
-            cannot be written.
+        CheckpointError: the checkpoint is damaged or does not fit the teacher, the teacher is no whole pipeline, or there is
+            no room for ``out`` or it cannot be written.
         UndecidedError: the evidence does not settle what the teacher is.
     """
     variant, _ = teacher.require()
     merged = _Merged(
         open_unet(teacher.checkpoint, variant), open_source(linfusion, registry=registry), registry
     )
-    require_space(out, sum(spec.nbytes for spec in merged.specs))
+    fetch_components(teacher.checkpoint)
+    require_space(out, components_size(teacher) + sum(spec.nbytes for spec in merged.specs))
     with new_folder(out) as folder:
         index = write_components(teacher, folder, registry)
-        write_file(folder / "model_index.json", encode_json({**index, "unet": [MODULE_NAME, CLASS_NAME]}))
+        write_file(folder / PIPELINE_CONFIG, encode_json({**index, "unet": [MODULE_NAME, CLASS_NAME]}))
         merged.write(folder / "unet", max_shard_bytes)
 
 

@@ -145,6 +145,7 @@ def execute(
     plan = plan.prepared()
     settled = settled_part(plan)
     with ExitStack() as stack:
+        stack.enter_context(plan.forgetting_on_refusal())
         hashes = {
             role: stack.enter_context(BackgroundDigests(files_read(checkpoint), checkpoint.store.stated))
             for role, checkpoint in plan.inputs.items()
@@ -164,8 +165,7 @@ def execute(
         if earlier is not None:
             earlier.check_replaceable(lock, force)
         write_file(folder / LOCK_NAME, encode_json(lock))
-    for checkpoint in plan.inputs.values():
-        checkpoint.store.forget()
+    plan.forget()
     return ConversionResult(out, plan, written=True, free=free, lock=lock)
 
 

@@ -71,13 +71,13 @@ def _check_comparable(teacher: UNetTensors, base: UNetTensors, module: TargetMod
     info, own = base.tensors.get(source), teacher.tensors[source]
     if info is None or info.shape != own.shape:
         raise CheckpointError(
-            f"{base.checkpoint.path}: the base has {f'shape {list(info.shape)}' if info else 'no tensor'} for"
+            f"{base.checkpoint.spec}: the base has {f'shape {list(info.shape)}' if info else 'no tensor'} for"
             f" '{source}', the fine-tune has {list(own.shape)}: they are not of one variant"
         )
     for unet, each in ((base, info), (teacher, own)):
         if each.dtype not in FLOATS:
             raise CheckpointError(
-                f"{unet.checkpoint.path}: '{source}' is {each.dtype}, whose rounding is larger than most fine-tunes;"
+                f"{unet.checkpoint.spec}: '{source}' is {each.dtype}, whose rounding is larger than most fine-tunes;"
                 " --init delta needs 16 bits or more"
             )
 
@@ -140,7 +140,7 @@ def _check_descent(request: InitRequest, base: UNetTensors, kinship: Kinship) ->
     if change <= MOST_CHANGE and cosine >= LEAST_CORRELATION:
         return
     raise CheckpointError(
-        f"{request.teacher.checkpoint.path} is no fine-tune of {base.checkpoint.path}: its attention differs by"
+        f"{request.teacher.checkpoint.spec} is no fine-tune of {base.checkpoint.spec}: its attention differs by"
         f" {change:.0%} of the base's norm (at most {MOST_CHANGE:.0%}), and its correlation with the base is"
         f" {kinship.descent.cosine:.3f}, at '{module}' {cosine:.3f} (at least {LEAST_CORRELATION}).\n"
         "  Name the model that it was really tuned from with --base, or use --init teacher."
@@ -151,7 +151,7 @@ def _check_basis(request: InitRequest, kinship: Kinship) -> None:
     if kinship.basis.cosine >= LEAST_BASIS:
         return
     raise CheckpointError(
-        f"{published(request).checkpoint.path} shares no basis with the base model: the cosine between their to_v and"
+        f"{published(request).checkpoint.spec} shares no basis with the base model: the cosine between their to_v and"
         f" to_out is {kinship.basis.cosine:.3f} (at least {LEAST_BASIS}), as after training from a random start."
         " A difference of softmax weights means nothing there.\n"
         "  Use --init pretrained (the published weights as they are) or --init teacher."

@@ -32,7 +32,7 @@ def read_finite(checkpoint: Checkpoint, name: str, dtype: str | None = None) -> 
     array = checkpoint.read(name)
     if bad := count_not_finite(array, checkpoint.tensors[name].dtype):
         raise CheckpointError(
-            f"{checkpoint.path}: tensor '{name}' holds {bad:,} values that are NaN or infinite: the checkpoint is"
+            f"{checkpoint.spec}: tensor '{name}' holds {bad:,} values that are NaN or infinite: the checkpoint is"
             " damaged (a failed merge or training run); get another copy of it"
         )
     return array if dtype is None else cast(array, dtype, name)

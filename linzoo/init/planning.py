@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
-from functools import partial
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -49,7 +48,7 @@ class ConversionPlan:
         init: the tensors of the result.
         dtype: safetensors code that was asked for; None for that of the weights it starts from.
         seed: of everything that is drawn.
-        to_fetch: bytes of what is read that are on the Hub, and not on this machine yet.
+        to_fetch: bytes of what is read that are on the Hub, and not on this machine yet; of a pipeline, those of its UNet.
     """
 
     source: Checkpoint
@@ -115,17 +114,39 @@ class ConversionPlan:
         """
         follow = follow or _unfollowed
         if self.to_fetch:
-            with follow("Fetching", self.to_fetch) as advance:
-                for role, names in self.read.items():
-                    self.inputs[role].store.fetch(names, advance)
+            self._fetch(follow)
         if self.init.prepare is None:
             return replace(self, to_fetch=0)
-        with blamed_on(self.recipe):
+        with self.forgetting_on_refusal(), blamed_on(self.recipe):
             prepared: Any = self.init.prepare(follow)
             wanted = [(tensor.name, tensor.dtype, tensor.shape) for tensor in self.init.tensors]
             if [(tensor.name, tensor.dtype, tensor.shape) for tensor in prepared.tensors] != wanted:
                 raise ValueError("what it prepared is not what it planned")
         return replace(self, init=replace(prepared, prepare=None), to_fetch=0)
+
+    def _fetch(self, follow: Follow) -> None:
+        if self.needs_pipeline and self.source.address is not None:
+            # Whole, into the Hub's cache, where the store then finds it; the client draws a bar of its own.
+            open_source(str(self.source.address))
+        stores = {role: checkpoint.store for role, checkpoint in self.inputs.items()}
+        if ranges := sum(stores[role].to_fetch(names) for role, names in self.read.items()):
+            with follow("Fetching", ranges) as advance:
+                for role, names in self.read.items():
+                    stores[role].fetch(names, advance)
+
+    @contextmanager
+    def forgetting_on_refusal(self) -> Iterator[None]:
+        """Forget what was fetched if the block says why it cannot; after an interruption the next run goes on with it."""
+        try:
+            yield
+        except Exception:
+            self.forget()
+            raise
+
+    def forget(self) -> None:
+        """Remove what was fetched and is of no more use."""
+        for checkpoint in self.inputs.values():
+            checkpoint.store.forget()
 
 
 def plan_conversion(
@@ -146,16 +167,15 @@ def plan_conversion(
     See :func:`linzoo.convert` for the arguments and errors.
     """
     code = _dtype_code(dtype)
-    look = partial(inspect, source, registry=registry, variant=variant, prediction_type=prediction_type)
-    inspection = look(fetch_weights=False)
+    inspection = inspect(
+        source, registry=registry, variant=variant, prediction_type=prediction_type, fetch_weights=False
+    )
     entry, _ = inspection.require()
     found = next(each for each in registry.variants if each.value is entry)
     attention_plan = _choose_plan(plan, found, registry)
     recipe = registry.inits[init] if init else registry.inits.resolve(entry.default_init, found.plugin)
     _check_options(recipe.value, {"linfusion": linfusion, "base": base})
 
-    if "pipeline" in recipe.value.needs and inspection.checkpoint.store.stated:
-        inspection = look(fetch_weights=True)
     checkpoint = inspection.checkpoint
     teacher = open_unet(checkpoint, entry)
     shapes = {name: info.shape for name, info in teacher.tensors.items()}
@@ -194,8 +214,15 @@ def plan_conversion(
         dtype=code,
         seed=seed,
     )
-    to_fetch = sum(planned.inputs[role].store.to_fetch(names) for role, names in planned.read.items())
-    return replace(planned, to_fetch=to_fetch)
+    return replace(planned, to_fetch=_to_fetch(planned))
+
+
+def _to_fetch(plan: ConversionPlan) -> int:
+    whole = plan.source.store.stated if plan.needs_pipeline else {}
+    read = {role: names for role, names in plan.read.items() if not (whole and role == "source")}
+    return sum(each.bytes for each in whole.values()) + sum(
+        plan.inputs[role].store.to_fetch(names) for role, names in read.items()
+    )
 
 
 def _dtype_code(dtype: str | None) -> str | None:
@@ -210,7 +237,7 @@ def _sites(teacher: UNetTensors, shapes: Mapping[str, tuple[int, ...]]) -> list[
     try:
         return sites_of(teacher.config, shapes)
     except CheckpointError as error:
-        raise CheckpointError(f"{teacher.checkpoint.path}: {error}") from error
+        raise CheckpointError(f"{teacher.checkpoint.spec}: {error}") from error
 
 
 def _choose_plan(
@@ -256,7 +283,7 @@ def _check_mixers(recipe: InitRecipe, replaced: Iterable[Placement]) -> None:
 
 def _check_structure(teacher: UNetTensors, replaced: Iterable[Placement]) -> None:
     """Every attention that goes must be whole, and without what the layout has no place for."""
-    path = teacher.checkpoint.path
+    spec = teacher.checkpoint.spec
     for placement in replaced:
         name, dim = placement.site.name, placement.site.dim
         for each in PROJECTIONS:
@@ -264,16 +291,16 @@ def _check_structure(teacher: UNetTensors, replaced: Iterable[Placement]) -> Non
             info = teacher.tensors.get(source)
             if info is None:
                 raise CheckpointError(
-                    f"{path}: '{source}' is missing; the checkpoint is incomplete or renamed"
+                    f"{spec}: '{source}' is missing; the checkpoint is incomplete or renamed"
                 )
             if info.shape != ((dim, dim) if each.endswith("weight") else (dim,)):
                 raise CheckpointError(
-                    f"{path}: '{source}' has shape {list(info.shape)}, which is no self-attention of width {dim}"
+                    f"{spec}: '{source}' has shape {list(info.shape)}, which is no self-attention of width {dim}"
                 )
         for each in ("to_q.bias", "to_k.bias", "to_v.bias"):
             if f"{name}.{each}" in teacher.tensors:
                 raise CheckpointError(
-                    f"{path}: '{name}.{each}' has no place in a LinFusion checkpoint; this is no SD UNet"
+                    f"{spec}: '{name}.{each}' has no place in a LinFusion checkpoint; this is no SD UNet"
                 )
 
 
@@ -285,22 +312,22 @@ def _check_dtypes(teacher: UNetTensors, replaced: Iterable[Placement], dtype: st
 
 
 def _check_dtype(checkpoint: Checkpoint, own: str, dtype: str | None) -> None:
-    path, code = checkpoint.path, checkpoint.tensors[own].dtype
+    spec, code = checkpoint.spec, checkpoint.tensors[own].dtype
     stem = own.removesuffix("weight")
     scales = [name for name in (f"{stem}scale_weight", f"{stem}weight_scale") if name in checkpoint.tensors]
     if code in FLOATS:
         return
     if not code.startswith("F8_E") or code == "F8_E8M0":
         raise CheckpointError(
-            f"{path}: '{own}' is {code}, which is quantised; get the 16-bit file of this model"
+            f"{spec}: '{own}' is {code}, which is quantised; get the 16-bit file of this model"
         )
     if scales:
         raise CheckpointError(
-            f"{path}: '{own}' is scaled fp8 (with '{scales[0]}'); get the 16-bit file of this model"
+            f"{spec}: '{own}' is scaled fp8 (with '{scales[0]}'); get the 16-bit file of this model"
         )
     if dtype is None:
         raise CheckpointError(
-            f"{path}: '{own}' is fp8 ({code}), which linear attention cannot run in. Add --dtype float16 to write"
+            f"{spec}: '{own}' is fp8 ({code}), which linear attention cannot run in. Add --dtype float16 to write"
             " its values in 16 bits (exact, but no better than fp8), or get the 16-bit file of this model."
         )
 

@@ -41,12 +41,12 @@ def published_name(linfusion: PublishedWeights, module: TargetModule, name: str)
     """
     entries = [entry.module_name for entry in linfusion.config.modules]
     source = tensor_name(entries.index(module.entry.module_name), name)
-    path = linfusion.checkpoint.path
+    spec = linfusion.checkpoint.spec
     if source not in linfusion.checkpoint.tensors:
-        raise CheckpointError(f"{path}: tensor '{source}' is missing, which its config.json promises")
+        raise CheckpointError(f"{spec}: tensor '{source}' is missing, which its config.json promises")
     shape = linfusion.checkpoint.tensors[source].shape
     if shape != module.shapes[name]:
         raise CheckpointError(
-            f"{path}: tensor '{source}' has shape {list(shape)}, but the UNet needs {list(module.shapes[name])}"
+            f"{spec}: tensor '{source}' has shape {list(shape)}, but the UNet needs {list(module.shapes[name])}"
         )
     return source

@@ -36,12 +36,12 @@ def open_published(spec: str | Path, variant: Registered[Variant], registry: Reg
         raise CheckpointError(
             f"{spec}: no LinFusion checkpoint; that is a folder with config.json and its weights"
         )
-    config = LinFusionConfig.from_json(checkpoint.configs["unet"], f"{checkpoint.path}/config.json")
+    config = LinFusionConfig.from_json(checkpoint.configs["unet"], f"{checkpoint.spec}/config.json")
     _check_variant(checkpoint, variant, registry)
     for name, info in checkpoint.tensors.items():
         if info.dtype not in FLOATS:
             raise CheckpointError(
-                f"{checkpoint.path}: '{name}' is {info.dtype}; published weights must be floats"
+                f"{checkpoint.spec}: '{name}' is {info.dtype}; published weights must be floats"
             )
     return PublishedWeights(checkpoint, config)
 
@@ -61,7 +61,7 @@ def _check_variant(checkpoint: Checkpoint, variant: Registered[Variant], registr
     }
     if made_for is not None and made_for not in related:
         raise CheckpointError(
-            f"{checkpoint.path}: made for variant '{made_for}', but the source is '{variant.value.id}'"
+            f"{checkpoint.spec}: made for variant '{made_for}', but the source is '{variant.value.id}'"
         )
 
 
@@ -81,24 +81,24 @@ def match_published(
         CheckpointError: the weights name a module that the UNet does not have, lack one that the plan replaces, or
             have another width, number of heads or mixer there.
     """
-    path = published.checkpoint.path
+    spec = published.checkpoint.spec
     entries = {entry.module_name: entry for entry in published.config.modules}
     for name in entries:
         if f"{name}.to_q.weight" not in shapes:
-            raise CheckpointError(f"{path}: made for another UNet: the source has no module '{name}'")
+            raise CheckpointError(f"{spec}: made for another UNet: the source has no module '{name}'")
     matched = []
     for placement in replaced:
         site, entry = placement.site, entries.get(placement.site.name)
         if entry is None:
             raise CheckpointError(
-                f"{path}: holds no weights for '{site.name}', which the attention plan replaces; choose a plan that"
+                f"{spec}: holds no weights for '{site.name}', which the attention plan replaces; choose a plan that"
                 " keeps it softmax"
             )
         theirs = (entry.mixer, entry.dim_n, entry.heads)
         ours = (placement.mixer.id, site.dim, site.heads)
         if theirs != ours:
             raise CheckpointError(
-                f"{path}: '{site.name}' is {theirs[0]} of width {theirs[1]} with {theirs[2]} heads, but the source"
+                f"{spec}: '{site.name}' is {theirs[0]} of width {theirs[1]} with {theirs[2]} heads, but the source"
                 f" needs {ours[0]} of width {ours[1]} with {ours[2]} heads; is it for another variant?"
             )
         if entry.mixer == GENERALIZED_LINEAR:

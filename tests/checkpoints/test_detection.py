@@ -186,8 +186,29 @@ def test_extra_tensors_are_noted_and_linear_attention_is_recognised(
         "2 tensors that sd15 does not have are ignored: conv_in.lokr, down_blocks.0.extra.weight",
     )
     shapes |= {"down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q_.0.weight": (320, 320)}
-    merged = inspect(write_sparse(tmp_path / "b.safetensors", shapes), registry=registry)
-    assert (merged.variant, merged.name) == (None, "a UNet with LinFusion attention merged into it")
+    file = write_sparse(tmp_path / "b.safetensors", shapes)
+    merged = inspect(file, registry=registry)
+    assert (merged.kind, merged.variant, merged.confidence) == ("linear-unet", None, "high")
+    assert merged.name == "a UNet with LinFusion attention merged into it"
+    assert merged.evidence[-1].detail == "linear attention is already in it ('to_q_' tensors)"
+    with pytest.raises(CheckpointError, match="linear already; name the pipeline of its teacher"):
+        merged.require()
+    with pytest.raises(
+        CheckpointError, match="not the 'sd15' that --variant says: linear attention is already"
+    ):
+        inspect(file, registry=registry, variant="sd15")
+
+
+def test_linear_attention_is_recognised_beside_the_config_of_a_stock_unet(
+    registry: Registry, tmp_path: Path
+) -> None:
+    shapes = unet_shapes("sd15", "diffusers")
+    shapes |= {"down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q_.0.weight": (320, 320)}
+    write_sparse(tmp_path / "diffusion_pytorch_model.safetensors", shapes)
+    write_json(tmp_path / "config.json", {"_class_name": "UNet2DConditionModel"})
+    assert inspect(tmp_path, registry=registry).kind == "linear-unet"
+    with pytest.raises(CheckpointError, match="linear attention is already in it"):
+        inspect(tmp_path, registry=registry, variant="sd15")
 
 
 OTHERS = {

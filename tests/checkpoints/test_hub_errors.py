@@ -6,7 +6,7 @@ import click
 import httpx2
 import pytest
 from click.testing import CliRunner
-from huggingface_hub import errors
+from huggingface_hub import constants, errors
 
 from linzoo.checkpoints.hub_errors import hub_errors, without_signatures
 from linzoo.cli.common import Command
@@ -16,8 +16,8 @@ WHERE = "hf://user/model@main"
 SIGNED = "https://storage.example/blob?X-Signature=0123&X-Expires=9"
 
 
-def answered(status: int) -> errors.HfHubHTTPError:
-    request = httpx2.Request("PUT", SIGNED)
+def answered(status: int, *, by: str = constants.ENDPOINT) -> errors.HfHubHTTPError:
+    request = httpx2.Request("PUT", by)
     return errors.HfHubHTTPError(f"{status} for {SIGNED}", response=httpx2.Response(status, request=request))
 
 
@@ -49,6 +49,19 @@ def test_each_status_has_its_advice_even_below_another_error(status: int, advice
     text = said(wrapped)
     assert text.startswith(f"{WHERE}: Error while uploading 'weights' to the Hub.: {status}")
     assert advice in text
+
+
+def test_a_storage_that_refuses_is_not_blamed_on_the_token() -> None:
+    assert said(answered(403, by=SIGNED)).startswith(f"{WHERE}: the storage behind the Hub refuses (403)")
+    assert "trouble of its own" in said(answered(500, by=SIGNED))
+
+
+def test_without_a_network_what_is_asked_for_may_be_in_the_cache() -> None:
+    for method, advised in (("GET", True), ("HEAD", True), ("POST", False)):
+        text = said(httpx2.ConnectError("no route", request=httpx2.Request(method, constants.ENDPOINT)))
+        assert text.startswith(f"{WHERE}: no route\n  see that the Hub can be reached")
+        assert text.endswith("or set HF_HUB_OFFLINE=1 to use what is in the cache") == advised
+    assert said(httpx2.ConnectError("of no request")).endswith("run the same command again")
 
 
 def test_a_hub_without_xet() -> None:

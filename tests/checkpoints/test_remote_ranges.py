@@ -116,6 +116,28 @@ def test_clearing_takes_what_killed_runs_left_and_leaves_what_a_living_one_write
     kept.clear()
 
 
+def test_a_range_that_is_being_written_is_not_cleared(tmp_path: Path) -> None:
+    kept = KeptRanges(tmp_path / "file")
+
+    def pieces() -> Iterator[bytes]:
+        yield b"ab"
+        KeptRanges(kept.folder).clear()
+        yield b"c"
+
+    kept.keep(ByteRange(0, 3), pieces())
+    assert read(kept, ByteRange(0, 3)) == b"abc"
+
+
+def test_clearing_leaves_what_is_not_its_own_and_what_cannot_be_removed(tmp_path: Path) -> None:
+    kept = KeptRanges(tmp_path)
+    kept.keep(ByteRange(0, 3), [b"abc"])
+    (tmp_path / ".DS_Store").touch()
+    (tmp_path / "3-4").mkdir()  # a file that somebody has open cannot be removed everywhere
+    kept.clear()
+    assert sorted(each.name for each in tmp_path.iterdir()) == [".DS_Store", "3-4"]
+    KeptRanges(tmp_path / ".DS_Store").clear()
+
+
 def test_a_range_that_another_run_cleared_meanwhile_is_not_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from huggingface_hub import HfApi, constants, snapshot_download
+from huggingface_hub.hf_api import BlobLfsInfo
 from safetensors.numpy import save
 
 from linzoo.checkpoints.digest import Digest
@@ -139,7 +140,30 @@ def test_another_commit_in_the_cache_is_of_no_use(hub: FakeHub, pipeline: str) -
     assert len(old.store.stamps) == 1
 
 
-def test_a_commit_that_comes_in_between(hub: FakeHub, pipeline: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_weights_that_came_with_an_earlier_commit_are_not_fetched_again(hub: FakeHub, pipeline: str) -> None:
+    snapshot_download(REPO)
+    commit = hub.put(REPO, {"README.md": b"A new card."})
+    before = stored(hub)
+    opened = open_source(f"hf://{REPO}", fetch_weights=False)
+    assert (opened.revision, opened.store.stated) == (commit, {})
+    assert opened.files[0].is_relative_to(opened.path)
+    assert opened.read("conv_in.weight").tolist() == [0, 1, 2, 3]
+    assert stored(hub) == before
+
+
+def test_a_content_in_the_cache_that_is_not_whole_is_of_no_use(hub: FakeHub, pipeline: str) -> None:
+    weights = f"unet/{WEIGHTS}.safetensors"
+    blobs = Path(snapshot_download(REPO, allow_patterns=["README.md"])).parents[1] / "blobs"
+    (blobs / str(hub.files(REPO)[weights].sha256)).write_bytes(b"part")
+    opened = open_source(f"hf://{REPO}", fetch_weights=False)
+    assert opened.read("conv_in.weight").tolist() == [0, 1, 2, 3]
+    assert len(opened.store.stated) == 1
+
+
+@pytest.mark.parametrize("fetch_weights", [True, False])
+def test_a_commit_that_comes_in_between(
+    hub: FakeHub, pipeline: str, monkeypatch: pytest.MonkeyPatch, fetch_weights: bool
+) -> None:
     import huggingface_hub
 
     def late(*arguments: Any, **options: Any) -> str:
@@ -147,12 +171,9 @@ def test_a_commit_that_comes_in_between(hub: FakeHub, pipeline: str, monkeypatch
         return snapshot_download(*arguments, **options)
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", late)
-    for fetch_weights in (True, False):
-        with pytest.raises(
-            CheckpointError, match=f"hf://{REPO}: has a new commit since linzoo began to read it"
-        ):
-            open_source(f"hf://{REPO}", fetch_weights=fetch_weights)
-    assert open_source(f"hf://{REPO}@{pipeline}", fetch_weights=False).revision == pipeline
+    opened = open_source(f"hf://{REPO}", fetch_weights=fetch_weights)
+    assert (opened.revision, opened.configs["unet"]) == (pipeline, {"in_channels": 4})
+    assert hub.head(REPO) != pipeline
 
 
 def test_the_lock_file_of_published_weights_is_fetched_too(hub: FakeHub) -> None:
@@ -198,6 +219,18 @@ def test_a_repository_with_one_file_and_the_yaml_beside_it(hub: FakeHub) -> None
     assert opened.path.is_file()
 
 
+def test_weights_without_a_config_are_a_file_and_not_a_model(hub: FakeHub) -> None:
+    hub.put(REPO, {f"{WEIGHTS}.safetensors": save({"down_blocks.0.weight": NUMBERS})})
+    opened = [open_source(f"hf://{REPO}", fetch_weights=fetch_weights) for fetch_weights in (False, True)]
+    assert [each.layout for each in opened] == ["diffusers", "diffusers"]
+    assert opened[0].path == opened[1].path
+    assert opened[1].path.name == f"{WEIGHTS}.safetensors"
+    hub.put(REPO, {"other.safetensors": save({"down_blocks.0.weight": NUMBERS})})
+    for fetch_weights in (False, True):
+        with pytest.raises(CheckpointError, match="holds several models"):
+            open_source(f"hf://{REPO}", fetch_weights=fetch_weights)
+
+
 def test_a_torch_pickle_is_fetched(hub: FakeHub) -> None:
     import torch
 
@@ -212,18 +245,19 @@ def test_a_torch_pickle_is_fetched(hub: FakeHub) -> None:
     assert opened.path.is_file()
 
 
+@pytest.mark.parametrize("sha256", [None, "../../../evil", "0" * 63, "\u0660" * 64])
 def test_weights_whose_hash_nobody_states_are_fetched(
-    hub: FakeHub, pipeline: str, monkeypatch: pytest.MonkeyPatch
+    hub: FakeHub, pipeline: str, monkeypatch: pytest.MonkeyPatch, sha256: str | None
 ) -> None:
     listed = HfApi.model_info
 
-    def outside_the_large_file_storage(*arguments: Any, **options: Any) -> Any:
+    def otherwise(*arguments: Any, **options: Any) -> Any:
         info = listed(*arguments, **options)
         for each in info.siblings or ():
-            each.lfs = None
+            each.lfs = BlobLfsInfo(size=1, sha256=sha256, pointer_size=1) if sha256 else None
         return info
 
-    monkeypatch.setattr(HfApi, "model_info", outside_the_large_file_storage)
+    monkeypatch.setattr(HfApi, "model_info", otherwise)
     opened = open_source(f"hf://{REPO}", fetch_weights=False)
     assert (opened.files[0].is_file(), opened.store.stated) == (True, {})
 
@@ -257,3 +291,13 @@ def test_offline_the_cache_is_all_there_is(
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     opened = open_source(f"hf://{REPO}", fetch_weights=False)
     assert (opened.revision, opened.store.stated, len(hub.requests)) == (pipeline, {}, before)
+
+
+def test_without_a_network_the_cache_is_pointed_to(tmp_path: Path) -> None:
+    with FakeHub() as hub:
+        hub.put(REPO, SHARDED)
+        with hub.client(tmp_path / "home"):
+            open_source(f"hf://{REPO}")
+    with hub.client(tmp_path / "home"), pytest.raises(CheckpointError) as caught:
+        open_source(f"hf://{REPO}")
+    assert str(caught.value).endswith("or set HF_HUB_OFFLINE=1 to use what is in the cache")

@@ -16,6 +16,7 @@ from linzoo.checkpoints.detection import inspect
 from linzoo.errors import CheckpointError
 from linzoo.plugin import TeacherRequest
 from linzoo.registry import Registry, build_registry
+from linzoo.testing.fake_hub import FakeHub
 
 
 def load(source: str | Path, zoo: Registry, **changes: str) -> object:
@@ -83,6 +84,21 @@ def test_a_folder_of_half_precision_files_is_read(zoo: Registry, tmp_path: Path)
     pipe = load(tmp_path / "half", zoo)
     assert pipe.unet.dtype == torch.float32
     assert all(torch.isfinite(parameter).all() for parameter in pipe.unet.parameters())
+
+
+@pytest.mark.parametrize(("shard", "count"), [("10GB", 1), ("200KB", 10)])
+def test_a_repository_of_half_precision_files_is_read_here_and_on_the_hub(
+    shard: str, count: int, zoo: Registry, tmp_path: Path
+) -> None:
+    half = tmp_path / "half"
+    tiny_sd().to(torch.float16).save_pretrained(half, variant="fp16", max_shard_size=shard)
+    assert len(list((half / "unet").glob("*.fp16*.safetensors"))) == count
+    here = load(half, zoo)
+    with FakeHub() as hub, hub.client(tmp_path / "home"):
+        files = {each.relative_to(half).as_posix(): each for each in half.rglob("*") if each.is_file()}
+        commit = hub.put("tester/half", files)
+        hub.put("tester/half", {"unet/config.json": b"{}"})
+        assert torch.equal(draw(load(f"hf://tester/half@{commit}", zoo)), draw(here))
 
 
 def test_a_missing_tokenizer_is_noticed(zoo: Registry, folder: Path) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 from diffusers import DiffusionPipeline, UNet2DConditionModel
+from linzoo_recipes.mini.export import export_single_file
 from pushing import put_teacher
 from safetensors.torch import load_file, save_file
 
@@ -205,8 +206,15 @@ def test_inspect_names_it_here_and_on_the_hub(hub: FakeHub, pipeline: Path, regi
     put(hub, pipeline)
     for place in (pipeline, pipeline / "unet", f"hf://{REPO}"):
         found = linzoo.inspect(place, registry=registry, fetch_weights=False)
-        assert (found.kind, found.variant, found.confidence) == ("unet", None, "high")
+        assert (found.kind, found.variant, found.confidence) == ("linear-unet", None, "high")
         assert found.name == "a UNet with LinFusion attention merged into it"
+
+
+def test_linzoo_does_not_take_it_for_a_teacher(pipeline: Path, tmp_path: Path, registry: Registry) -> None:
+    for variant, said in (("mini", "not the 'mini' that --variant says"), (None, "it is linear already")):
+        with pytest.raises(CheckpointError, match=said):
+            linzoo.convert(pipeline, tmp_path / "out", variant=variant, registry=registry)
+    assert not any(tmp_path.iterdir())
 
 
 def test_what_is_missing_of_a_teacher_on_the_hub_is_fetched_at_its_commit(
@@ -240,6 +248,50 @@ def test_components_in_other_forms_get_the_usual_ones(
     written = load_file(out / "text_encoder" / "model.safetensors")
     assert all(torch.equal(written[name], tensor) for name, tensor in words.items())
     assert json.loads((out / "text_encoder" / "config.json").read_text()) == config
+
+
+def test_a_component_that_is_missing_is_named(teacher: Path, tmp_path: Path, registry: Registry) -> None:
+    index = json.loads((teacher / "model_index.json").read_text())
+    checker = {"safety_checker": ["stable_diffusion", "StableDiffusionSafetyChecker"]}
+    (teacher / "model_index.json").write_text(json.dumps(index | checker))
+    with pytest.raises(
+        CheckpointError, match=r"model_index\.json names 'safety_checker', which is not there; get it"
+    ):
+        write(linzoo.inspect(teacher, registry=registry), tmp_path / "out", registry)
+    assert not (tmp_path / "out").exists()
+    (teacher / "model_index.json").write_text(json.dumps(index | {"safety_checker": [None, None]}))
+    write(linzoo.inspect(teacher, registry=registry), tmp_path / "out", registry)
+    assert not (tmp_path / "out" / "safety_checker").exists()
+
+
+@pytest.mark.parametrize("single", [False, True])
+def test_room_is_looked_for_first(
+    single: bool,
+    pipeline: Path,
+    teacher: Path,
+    tmp_path: Path,
+    registry: Registry,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    needed = sum(tensor.nbytes for tensor in load_file(pipeline / UNET_WEIGHTS).values())
+    if single:
+        source = tmp_path / "mini.safetensors"
+        export_single_file(teacher, source)
+        parts = linzoo.inspect(source, registry=registry).components
+        needed += parts["vae"].nbytes + parts["text_encoder"].nbytes
+    else:
+        source = teacher
+        files = [path for path in pipeline.glob("*/*") if path.is_file() and path.parent.name != "unet"]
+        needed += sum(path.stat().st_size for path in files)
+    found = linzoo.inspect(source, registry=registry)
+    before = sorted(tmp_path.iterdir())
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=needed - 1))
+    with pytest.raises(CheckpointError, match=f"{needed:,} bytes are needed and {needed - 1:,} are free"):
+        write(found, tmp_path / "out", registry)
+    assert sorted(tmp_path.iterdir()) == before
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=needed))
+    write(found, tmp_path / "out", registry)
 
 
 def test_a_single_file_becomes_a_folder(

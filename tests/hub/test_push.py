@@ -553,7 +553,9 @@ def test_a_hub_without_xet_is_told_from_other_trouble(
         push()
 
 
-@pytest.mark.parametrize(("status", "advice"), [(403, "your token may not"), (503, "trouble of its own")])
+@pytest.mark.parametrize(
+    ("status", "advice"), [(403, "the storage behind the Hub refuses"), (503, "trouble of its own")]
+)
 def test_trouble_of_the_storage_has_a_cause_and_advice(
     hub: FakeHub, push: Pusher, status: int, advice: str
 ) -> None:

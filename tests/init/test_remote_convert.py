@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 from huggingface_hub import snapshot_download
@@ -184,14 +187,17 @@ def test_one_content_one_commit(hub: FakeHub, tmp_path: Path, models: Mapping[st
 
 
 KILLED = """
+import signal
 import sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which a job in the background does not have
 from linzoo.init.convert import convert, execute
 from tests.init.toys import toy_registry
 convert("hf://tester/tune", sys.argv[1], registry=toy_registry())
 """
 
 
-def test_a_killed_run_is_gone_on_with(hub: FakeHub, tmp_path: Path, unet: Path) -> None:
+@pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGINT])
+def test_a_killed_run_is_gone_on_with(hub: FakeHub, tmp_path: Path, unet: Path, end: signal.Signals) -> None:
     held = Fault(
         "slow-body", path="/storage/", at=2 + 5, times=99, release=threading.Event()
     )  # behind the header's two
@@ -200,9 +206,15 @@ def test_a_killed_run_is_gone_on_with(hub: FakeHub, tmp_path: Path, unet: Path) 
         [sys.executable, "-c", KILLED, str(tmp_path / "out")],
         cwd=Path(__file__).parents[2],
         env=os.environ | hub.environment(tmp_path / "home"),
+        stderr=subprocess.PIPE,
     ) as killed:
-        assert held.struck.wait(60)  # four come at once: when the sixth is asked for, two are there
-        killed.kill()
+        try:
+            assert held.struck.wait(60)  # four come at once: when the sixth is asked for, two are there
+            killed.send_signal(end)
+            _, said = killed.communicate(timeout=60)  # while the others wait for their bytes
+        finally:
+            killed.kill()
+    assert (b"KeyboardInterrupt" in said) == (end == signal.SIGINT), said
     hub.clear_faults()
     (folder,) = ranges_folder().iterdir()
     kept = [each.stat().st_size for each in folder.iterdir() if each.suffix != ".part"]
@@ -226,6 +238,30 @@ def test_a_failure_leaves_what_arrived_and_no_result(hub: FakeHub, tmp_path: Pat
     assert list(ranges_folder().glob("*/*"))
 
 
+@pytest.mark.parametrize("refused", ["before", "while"])
+def test_a_refusal_leaves_nothing_and_names_what_the_user_named(
+    hub: FakeHub, tmp_path: Path, refused: str
+) -> None:
+    other = toy_unet(seed=7)
+    if refused == "while":
+        other = {name: array * np.float16("nan") for name, array in other.items()}
+    write_folder(tmp_path / "other", other)
+    hub.put("tester/other", {f"unet/{WEIGHTS}": tmp_path / "other" / "unet" / WEIGHTS,
+                             "unet/config.json": tmp_path / "other" / "unet" / "config.json",
+                             "model_index.json": tmp_path / "other" / "model_index.json"})  # fmt: skip
+    if refused == "before":
+        message, options = "^hf://tester/other is no fine-tune of hf://tester/base@main: ", RECIPES["delta"]
+    else:
+        message, options = "^hf://tester/other: tensor '.*' holds .* NaN", {}
+    with pytest.raises(CheckpointError, match=message):
+        run("other", tmp_path / "out", prediction_type="epsilon", **options)
+    assert stored(hub.requests) > size_of(
+        tmp_path / "other" / "unet" / WEIGHTS, attention(tmp_path / "other" / "unet" / WEIGHTS)
+    )
+    assert not list(ranges_folder().iterdir())
+    assert not (tmp_path / "out").exists()
+
+
 def test_room_is_looked_for_first(hub: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plan = plan_conversion("hf://tester/tune", registry=toy_registry())
     before = stored(hub.requests)
@@ -242,15 +278,26 @@ def test_room_is_looked_for_first(hub: FakeHub, tmp_path: Path, monkeypatch: pyt
     execute(plan, tmp_path / "out")
 
 
-def test_a_recipe_that_opens_the_pipeline_has_it_whole(hub: FakeHub, unet: Path, tmp_path: Path) -> None:
+def test_a_recipe_that_opens_the_pipeline_has_it_whole_but_not_in_a_dry_run(
+    hub: FakeHub, tmp_path: Path
+) -> None:
     registry = build_registry(entry_points=False, env={})
     mini = open_source("mini", registry=registry).path
-    hub.put(
-        "tester/mini", {each.relative_to(mini).as_posix(): each for each in mini.rglob("*") if each.is_file()}
-    )
-    planned = plan_conversion("hf://tester/mini", init="calibrated", registry=registry)
-    assert (planned.to_fetch, planned.source.store.stated, planned.unprepared) == (0, {}, True)
+    files = {each.relative_to(mini).as_posix(): each for each in mini.rglob("*") if each.is_file()}
+    hub.put("tester/mini", files)
+    (whole,) = (each for name, each in files.items() if name.startswith("unet/") and each.suffix != ".json")
+    options: dict[str, Any] = {"init": "calibrated", "registry": registry}
+    planned = convert("hf://tester/mini", tmp_path / "out", dry_run=True, **options).plan
+    assert (planned.to_fetch, planned.unprepared) == (whole.stat().st_size, True)
+    assert stored(hub.requests) == headers(whole)
+    hub.put("tester/mini", {"README.md": b"A new commit."})
+    fetched = replace(planned, init=replace(planned.init, prepare=None)).prepared()
+    assert (fetched.to_fetch, fetched.unprepared) == (0, False)
     assert all(each.is_file() for each in planned.source.files)
+    assert stored(hub.requests) == headers(whole) + whole.stat().st_size
+    name = planned.read["source"][0]
+    assert planned.source.read(name).tobytes() == open_source("mini", registry=registry).read(name).tobytes()
+    assert stored(hub.requests) == headers(whole) + whole.stat().st_size
 
 
 # --- on the command line

@@ -60,7 +60,10 @@ def test_the_storage_wants_its_signature(hub: FakeHub, api: HfApi) -> None:
     assert answer.headers["X-Repo-Commit"] == hub.head(REPO)
     signed = answer.headers["Location"]
     assert signed.startswith(f"{hub.cdn_url}/storage/{sha256}?X-Signature=")
-    assert get_session().get(signed).content == WEIGHTS
+    stored = get_session().get(signed)
+    assert stored.content == WEIGHTS
+    assert sha256 not in stored.headers["ETag"]
+    assert get_session().get(signed, headers={"Range": "bytes=5-"}).headers["ETag"] == stored.headers["ETag"]
     assert get_session().get(signed.partition("?")[0]).status_code == 403
     assert get_session().get(signed.replace(str(sha256), "0" * 64)).status_code == 404
 

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import subprocess
 import sys
+import tempfile
 import threading
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from unittest import mock
 from urllib.error import URLError
-from urllib.request import urlopen
+from urllib.request import Request, urlopen
 
 import pytest
+from huggingface_hub import constants, hf_hub_download
 
 from linzoo.testing.fake_hub import FakeHub
 
@@ -67,6 +72,24 @@ def test_nothing_is_left_of_it() -> None:
         urlopen(url)
 
 
+def test_a_hub_that_is_not_entered_holds_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        FakeHub(tmp_path / "store")
+        FakeHub()
+        gc.collect()
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_hub_that_cannot_start_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr("linzoo.testing.fake_hub.hub.Server", lambda: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        FakeHub().__enter__()
+    assert not any(tmp_path.iterdir())
+
+
 @pytest.mark.slow
 def test_files_through_xet(tmp_path: Path) -> None:
     pytest.importorskip("hf_xet")
@@ -78,3 +101,14 @@ def test_files_through_xet(tmp_path: Path) -> None:
         assert not [request for request in hub.requests if request.host == "localhost"]
         assert [request for request in hub.requests if "/xet-write-token/" in request.path]
         assert list((tmp_path / "store" / "xet").rglob("*.mdb"))
+        assert {each.name for each in (tmp_path / "store").iterdir()} == {"lfs", "xet"}
+        # Whoever does not use Xet has the file from the storage of large files.
+        weights = bytes(range(256)) * 8000
+        assert hub.read("tester/model", "w.safetensors") == weights
+        url = f"{hub.url}/tester/model/resolve/main/w.safetensors"
+        with urlopen(Request(url, headers={"Range": "bytes=1000-1999"})) as answer:
+            assert (answer.status, answer.read()) == (206, weights[1000:2000])
+        with hub.client(tmp_path / "other"), mock.patch.object(constants, "HF_HUB_DISABLE_XET", True):
+            path = Path(hf_hub_download("tester/model", "w.safetensors"))
+        assert (path.resolve().name, path.read_bytes()) == (stored.sha256, weights)
+        assert hub.requests[-1].host == "localhost"

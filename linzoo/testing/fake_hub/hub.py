@@ -32,12 +32,17 @@ class FakeHub:
         store: folder for uploads; None for a temporary one.
         user: the name of the user.
         multipart_chunk: larger files are uploaded in parts of so many bytes; None to upload each in one piece.
-        xet: offer the Xet storage too. Files that come through it can be had through it alone.
+        xet: offer the Xet storage too. Files that come through it can be had without it as well.
 
     Attributes:
         url, cdn_url: of the Hub, and of its storage for large files.
         token, read_token: of the user; the second is refused (403) what changes something.
     """
+
+    url: str
+    cdn_url: str
+    token: str
+    read_token: str
 
     def __init__(
         self,
@@ -47,30 +52,34 @@ class FakeHub:
         multipart_chunk: int | None = None,
         xet: bool = False,
     ) -> None:
-        self._cleanup = contextlib.ExitStack()
-        if store is None:
-            store = Path(self._cleanup.enter_context(tempfile.TemporaryDirectory(prefix="fake-hub-")))
-        self._server = Server()
-        self.url = f"http://127.0.0.1:{self._server.port}"
-        self.cdn_url = f"http://localhost:{self._server.port}"
-        self._state = State(
-            user,
-            self.url,
-            self.cdn_url,
-            Storage(store / "lfs"),
-            multipart_chunk=multipart_chunk,
-            cas=store / "xet" if xet else None,
-        )
-        self.token, self.read_token = self._state.token, self._state.read_token
+        self._store, self._user, self._multipart_chunk, self._xet = store, user, multipart_chunk, xet
 
     def __enter__(self) -> FakeHub:
-        self._server.start(self._state)
+        with contextlib.ExitStack() as stack:
+            store = self._store
+            if store is None:
+                store = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="fake-hub-")))
+            storage = Storage(store / "lfs")
+            self._server = Server()
+            self.url = f"http://127.0.0.1:{self._server.port}"
+            self.cdn_url = f"http://localhost:{self._server.port}"
+            self._state = State(
+                self._user,
+                self.url,
+                self.cdn_url,
+                storage,
+                multipart_chunk=self._multipart_chunk,
+                cas=store / "xet" if self._xet else None,
+            )
+            self.token, self.read_token = self._state.token, self._state.read_token
+            self._server.start(self._state)
+            stack.callback(self._server.stop)
+            self._cleanup = stack.pop_all()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._server.stop()
         self._cleanup.close()
 
     def environment(self, home: Path) -> dict[str, str]:
@@ -79,7 +88,7 @@ class FakeHub:
         Args:
             home: folder for the client's caches.
         """
-        return environment(self.url, home, self.token, xet=self._state.cas is not None)
+        return environment(self.url, home, self.token, xet=self._xet)
 
     def client(
         self, home: Path, token: str | EllipsisType | None = ...
@@ -91,7 +100,7 @@ class FakeHub:
             token: to be logged in with, :attr:`token` if it is left out; None for nobody.
         """
         used = self.token if isinstance(token, EllipsisType) else token
-        return patched_client(self.url, home, used, xet=self._state.cas is not None)
+        return patched_client(self.url, home, used, xet=self._xet)
 
     @property
     def requests(self) -> list[Request]:
@@ -168,7 +177,7 @@ class FakeHub:
         """The content of a file.
 
         Raises:
-            KeyError: there is no such repository, revision or file, or it came through Xet.
+            KeyError: there is no such repository, revision or file.
         """
         return self._state.storage.read(self._commit(repo, revision, repo_type).tree[path])
 

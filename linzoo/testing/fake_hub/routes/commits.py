@@ -13,7 +13,7 @@ from linzoo.testing.fake_hub.attributes import attributes_of, goes_to_lfs, track
 from linzoo.testing.fake_hub.contents import StoredFile, large_file, size_of
 from linzoo.testing.fake_hub.messages import Answer, Call, HttpError, json_answer
 from linzoo.testing.fake_hub.repository import BRANCHES, PULL_REQUESTS, Commit, Repository
-from linzoo.testing.fake_hub.routes.xet import knows
+from linzoo.testing.fake_hub.routes.xet import receive
 from linzoo.testing.fake_hub.routing import Router
 from linzoo.testing.fake_hub.state import State
 
@@ -129,9 +129,9 @@ class _Edit:
 
     def _large(self, value: dict[str, Any]) -> StoredFile:
         sha256 = value["oid"]
+        if self._storage.large(sha256) is None:
+            receive(self._hub, sha256)
         content = self._storage.large(sha256)
-        if content is not None:
-            return large_file(sha256, size_of(content))
-        if knows(self._hub, sha256):
-            return large_file(sha256, value["size"])
-        raise HttpError(400, f"{value['path']}: the object {sha256} was not uploaded")
+        if content is None:
+            raise HttpError(400, f"{value['path']}: the object {sha256} was not uploaded")
+        return large_file(sha256, size_of(content))

@@ -1,12 +1,16 @@
 """Xet, the storage that the client prefers: where it is, and what it holds.
 
 The client's library can keep a storage of its own in a folder (``local://``), so no server of it is needed: the Hub
-only says where the folder is, and finds there which Xet hash belongs to the sha256 of a committed file.
+only says where the folder is, and finds there which Xet hash belongs to the sha256 of a committed file. Such a file goes
+into large file storage too, whence those get it who do not use Xet, with ranges, as over the bridge of the real Hub.
 """
 
 from __future__ import annotations
 
+import os
+import shutil
 import struct
+import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -60,9 +64,23 @@ def xet_headers(call: Call, repository: Repository, commit: Commit, sha256: str)
     return {"X-Xet-Hash": xet_hash, "X-Xet-Refresh-Route": route}
 
 
-def knows(hub: State, sha256: str) -> bool:
-    """Whether the Xet storage holds a file."""
-    return sha256 in xet_hashes(hub)
+def receive(hub: State, sha256: str) -> None:
+    """Put a file that the Xet storage holds into large file storage."""
+    xet_hash = xet_hashes(hub).get(sha256)
+    if hub.cas is None or xet_hash is None:
+        return
+    from hf_xet import XetFileInfo, XetSession  # type: ignore[import-untyped]
+
+    with tempfile.TemporaryDirectory(dir=hub.cas.parent) as copy:
+        unfinished = shutil.ignore_patterns(".*")
+        shutil.copytree(hub.cas, copy, copy_function=_copy_or_link, ignore=unfinished, dirs_exist_ok=True)
+        with XetSession().new_download_stream_group(endpoint=f"local://{copy}") as group:
+            hub.storage.receive(sha256, group.download_stream(XetFileInfo(xet_hash)))
+
+
+def _copy_or_link(source: str, target: str) -> None:
+    """Copy the index of a storage, which the library of a client may hold locked; link what stays as it is."""
+    (shutil.copyfile if source.endswith(".redb") else os.link)(source, target)
 
 
 def xet_hashes(hub: State) -> dict[str, str]:

@@ -77,13 +77,13 @@ def _known(error: Exception, where: str) -> str | None:
             "not in the local cache, and the Hub cannot be reached (offline, or HF_HUB_OFFLINE is set);"
             " run again with a network, or name a local file or folder"
         )
+    if _status(error) == 403 and of_storage(error):
+        return _STORAGE  # what the client says blames the token, which the storage is not shown
     return None
 
 
 def _advice(error: Exception) -> str:
-    status = getattr(_response(error), "status_code", None)
-    if status == 403 and of_storage(error):
-        return _STORAGE
+    status = _status(error)
     if status in _ADVICE:
         return _ADVICE[status]
     if status is not None and status >= 500:
@@ -115,6 +115,10 @@ def _response(error: BaseException) -> Any:
     """What the Hub, or its storage, has answered; None where it did not."""
     found = (getattr(each, "response", None) for each in _chain(error))
     return next((response for response in found if response is not None), None)
+
+
+def _status(error: BaseException) -> int | None:
+    return getattr(_response(error), "status_code", None)
 
 
 def _only_asks(error: BaseException) -> bool:

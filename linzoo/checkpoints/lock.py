@@ -111,6 +111,11 @@ def made_for(lock: Mapping[str, Any]) -> Mapping[str, Any]:
     return records.get("learnt_from") or records.get("source", {})
 
 
+def is_distilled(lock: Mapping[str, Any]) -> bool:
+    """Whether weights were learnt from a teacher: in a distillation of its own, or in that of the weights it started from."""
+    return "distill" in lock or "linfusion" in lock
+
+
 def address_of(record: Mapping[str, Any]) -> HubAddress | None:
     """Where on the Hub a model that a lock file records was read, down to the commit; None for one that was not there."""
     if "repo" not in record or "commit" not in record:

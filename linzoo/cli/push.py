@@ -64,7 +64,11 @@ def _parse_bytes(_: click.Context, __: click.Parameter, value: str) -> int:
 @click.option("--message", default=MESSAGE, show_default=True, help="Title of the commit.")
 @click.option("--max-shard-size", "max_shard_bytes", default="5GB", show_default=True, callback=_parse_bytes,
               metavar="SIZE", help="Split weights into files of at most this size.")  # fmt: skip
-@click.option("--dry-run", is_flag=True, help="Check everything, print every request and size, send nothing.")
+@click.option(
+    "--dry-run",
+    is_flag=True,
+    help="Check everything, print every request that would follow, and sizes; send nothing.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @pass_state
 def push(state: State, /, checkpoint: str, repo: str, as_json: bool, **options: Any) -> None:

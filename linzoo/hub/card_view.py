@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from linzoo.checkpoints.linfusion import GENERALIZED_LINEAR
-from linzoo.checkpoints.lock import address_of, made_from
+from linzoo.checkpoints.lock import address_of, is_distilled, made_from
 from linzoo.distillation.yaml_text import dump
 from linzoo.hub.card_commands import (
     RECIPE_FILE,
@@ -43,6 +43,8 @@ def view(facts: CardFacts, measures: Measures, registry: Registry) -> dict[str, 
         "pictures": _pictures(facts),
         "conditions": conditions(report) if report is not None else "",
         "drawn": report is not None and draws(report["suite"]),
+        "distilled": is_distilled(facts.lock),
+        "own_bars": sum(each["bar_from"] == "--bar" for each in (report or {"measures": ()})["measures"]),
         "quality": _measured(measures.quality),
         "skipped": _skipped(measures.skipped),
         "soundness": _soundness(measures.soundness),

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 from linzoo.checkpoints.address import no_folder_either, on_hub
+from linzoo.checkpoints.folder import PIPELINE_CONFIG
 from linzoo.checkpoints.license import License
 from linzoo.checkpoints.linfusion import LinFusionConfig
-from linzoo.checkpoints.lock import changed_outputs, read_lock
+from linzoo.checkpoints.lock import LOCK_NAME, changed_outputs, is_distilled, read_lock
 from linzoo.checkpoints.source import Checkpoint, open_source
 from linzoo.distillation.portable import publishable
 from linzoo.distillation.progress import Progress
@@ -131,6 +133,10 @@ def push(
         require_passed(quick, opened.spec)
         document = document or quick
     require_passed(document, opened.spec)
+    if not is_distilled(lock):
+        progress.say(
+            f"note: {opened.spec} was never distilled, and draws worse than its teacher; the card says so"
+        )
     publication = Publication(
         checkpoint=opened,
         lock=publishable(lock),
@@ -151,11 +157,28 @@ def push(
         planned = PushResult(target.repo, settled, staged.sizes, upload.stale, tuple(upload.requests()), None)
         if dry_run:
             return planned
-        sent = upload.send()
-        with progress.task("loading it from the Hub in a fresh process", 1) as told:
-            check_loads(publication.question(Path(folder), sent.commit), sent.pull_request or sent.url)
+        with _interruption_told(
+            progress, "nothing is committed yet; the same command goes on from what has arrived"
+        ):
+            sent = upload.send()
+        page = sent.pull_request or sent.url
+        with (
+            _interruption_told(progress, f"{page} is published; the same command checks again that it loads"),
+            progress.task("loading it from the Hub in a fresh process", 1) as told,
+        ):
+            check_loads(publication.question(Path(folder), sent.commit), page)
             told(1, {})
         return replace(planned, sent=sent)
+
+
+@contextmanager
+def _interruption_told(progress: Progress, text: str) -> Iterator[None]:
+    """Say how things stand where the user interrupts."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        progress.say(f"interrupted: {text}")
+        raise
 
 
 def _check_options(format: str, pr: bool, revision: str | None, message: str, max_shard_bytes: int) -> None:
@@ -174,10 +197,17 @@ def _check_options(format: str, pr: bool, revision: str | None, message: str, ma
 
 def _open(checkpoint: str | Path, registry: Registry) -> tuple[Checkpoint, Mapping[str, Any]]:
     """The checkpoint and its lock file, which tells what it was made from; both as linzoo wrote them."""
+    inside = Path(checkpoint) / "linfusion"
+    if (inside / LOCK_NAME).is_file():
+        raise CheckpointError(f"{checkpoint}: the folder of a distillation; its checkpoint is {inside}")
     with no_folder_either(checkpoint):
         opened = open_source(str(on_hub(checkpoint) or checkpoint), registry=registry)
     if not opened.path.is_dir():
         raise CheckpointError(f"{opened.path}: a LinFusion checkpoint is a folder, and this is a file")
+    if PIPELINE_CONFIG in {each.name for each in opened.path.iterdir()}:
+        raise CheckpointError(
+            f"{opened.spec}: a model and not a LinFusion checkpoint; 'linzoo convert {opened.spec} OUT' makes one from it"
+        )
     lock = read_lock(opened.path)
     if lock is None:
         raise CheckpointError(

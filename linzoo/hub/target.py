@@ -231,7 +231,7 @@ def open_target(repo: str, branch: str | None, *, pull_request: bool) -> Target:
     with hub_errors(str(HubAddress(repo, branch))):
         info, has_branch = _look(api, repo, branch)
         if info is not None and not pull_request and not (branch or "").startswith(_PULL_REQUESTS):
-            api.auth_check(repo, write=True)
+            _require_right_to_write(api, repo, me["name"])
     if info is None:
         _require_namespace(repo, me)
         return Target(api, me["name"], repo, branch, False, None, branch is None, None, {})
@@ -292,6 +292,20 @@ def _require_writing_token(repo: str, me: Mapping[str, Any]) -> None:
         raise CheckpointError(
             f"{repo}: your token may only read; make one that may write, at https://huggingface.co/settings/tokens"
         )
+
+
+def _require_right_to_write(api: HfApi, repo: str, user: str) -> None:
+    from huggingface_hub.errors import HfHubHTTPError
+
+    try:
+        api.auth_check(repo, write=True)
+    except HfHubHTTPError as error:
+        if error.response.status_code != 403:
+            raise
+        raise CheckpointError(
+            f"{repo}: you ({user}) may not write there; open a pull request with --pr, push to a repository of yours, or use a"
+            " token that may write to this one"
+        ) from error
 
 
 def _require_namespace(repo: str, me: Mapping[str, Any]) -> None:

@@ -25,6 +25,10 @@ def read_report(folder: Path, lock: Mapping[str, Any]) -> dict[str, Any]:
     """
     from linzoo.validation.run import REPORT_NAME
 
+    if not (folder / REPORT_NAME).is_file():
+        raise CheckpointError(
+            f"{folder}: holds no {REPORT_NAME}; name the folder that 'linzoo validate --report' wrote, or leave out --report"
+        )
     document = read_json(folder / REPORT_NAME)
     measures = document.get("measures")
     whole = isinstance(measures, list) and all(_is_measure(each) for each in measures)
@@ -97,7 +101,7 @@ def require_passed(report: Mapping[str, Any], spec: str) -> None:
                 *lines,
             ]
         )
-        + f"\n  'linzoo validate {spec} --teacher {report['teacher']['spec']}' shows all of them."
+        + f"\n  'linzoo validate {spec} --teacher {report['teacher']['spec']} --suite {report['suite']}' shows all of them."
     )
 
 

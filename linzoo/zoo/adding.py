@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from linzoo.checkpoints.address import HubAddress
+from linzoo.checkpoints.address import HubAddress, on_hub
 from linzoo.checkpoints.atomic import write_bytes
 from linzoo.checkpoints.hub_errors import hub_errors
 from linzoo.errors import LinzooError, UsageError
@@ -62,6 +62,10 @@ def add(checkpoint: str, index: Sequence[str | Path], registry: Registry) -> Add
         )
     (where,) = named
     dataset = dataset_of(where)
+    if dataset is None and not Path(where).suffix and on_hub(where) is not None:
+        raise UsageError(
+            f"{where}: write hf://datasets/{where} for an index on the Hub, or ./{where}.json for a file"
+        )
     entry = read_published(HubAddress.parse(checkpoint), registry)
     return _write(entry, Path(where)) if dataset is None else _propose(entry, where, dataset)
 

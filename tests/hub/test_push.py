@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import shutil
 import traceback
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from huggingface_hub import HfApi, ModelCard
 from pushing import LICENSE, MESSAGE, REPO, TEACHER, Pusher, checkpoint_of, put_teacher, write_report
 
 from linzoo.checkpoints.lock import encode_json
+from linzoo.distillation.progress import Progress
 from linzoo.errors import CheckpointError, LinzooError, PluginError, UsageError
 from linzoo.hub.upload import Upload
 from linzoo.registry import build_registry
@@ -230,7 +232,7 @@ def test_a_report_of_another_checkpoint_does_not_count(hub: FakeHub, push: Pushe
     (push.report / "report.json").write_text(json.dumps(report))
     refuse(push, hub, "a report of another checkpoint")
     (push.report / "report.json").unlink()
-    refuse(push, hub, "report.json: cannot be read")
+    refuse(push, hub, "holds no report.json")
 
 
 def test_a_bar_that_the_user_has_loosened_does_not_open_the_gate(
@@ -599,3 +601,78 @@ def test_the_token_is_nowhere(
     assert hub.requests[-1].authorization == hub.token, "it was sent"
     assert not any(hub.token in text for text in texts)
     assert not any(hub.token.encode() in content for content in published + kept)
+
+
+class Told(Progress):
+    """Progress that is kept."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def say(self, text: str) -> None:
+        self.lines.append(text)
+
+
+def test_what_was_never_distilled_says_so(hub: FakeHub, push: Pusher) -> None:
+    lock = json.loads((push.checkpoint / "linzoo.lock.json").read_text())
+    del lock["distill"]
+    (push.checkpoint / "linzoo.lock.json").write_bytes(encode_json(lock))
+    told = Told()
+    push(progress=told)
+    assert told.lines == [
+        f"note: {push.checkpoint} was never distilled, and draws worse than its teacher; the card says so"
+    ]
+    assert "**It was never distilled**" in hub.read(REPO, "README.md").decode()
+
+
+def test_what_was_distilled_says_nothing_and_bars_of_one_s_own_are_counted(
+    hub: FakeHub, push: Pusher
+) -> None:
+    report = json.loads((push.report / "report.json").read_text())
+    mine = {**report["measures"][0], "name": "kd", "bar_from": "--bar"}
+    (push.report / "report.json").write_text(json.dumps({**report, "measures": [*report["measures"], mine]}))
+    told = Told()
+    push(progress=told)
+    card = hub.read(REPO, "README.md").decode()
+    assert told.lines == []
+    assert "never distilled" not in card
+    assert "Of its bars 1 were set by who validated it" in card
+
+
+@pytest.mark.parametrize(
+    ("where", "says", "committed"),
+    [
+        ("linzoo.hub.upload.Upload.send", "nothing is committed yet; the same command goes on", False),
+        ("linzoo.hub.push.check_loads", "/commit/.* is published; the same command checks again", True),
+    ],
+)
+def test_an_interruption_says_how_things_stand(
+    hub: FakeHub, push: Pusher, monkeypatch: pytest.MonkeyPatch, where: str, says: str, committed: bool
+) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(where, interrupt)
+    told = Told()
+    with pytest.raises(KeyboardInterrupt):
+        push(progress=told)
+    assert re.search(f"^interrupted: .*{says}", told.lines[-1])
+    assert (hub.head(REPO) is not None) == committed
+
+
+def test_folders_that_are_often_taken_for_a_checkpoint(hub: FakeHub, push: Pusher, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(push.checkpoint, run / "linfusion")
+    checkpoint = push.checkpoint
+    push.checkpoint = run
+    refuse(push, hub, f"run: the folder of a distillation; its checkpoint is {run / 'linfusion'}")
+    push.checkpoint = Path("mini")
+    refuse(push, hub, "mini: a model and not a LinFusion checkpoint; 'linzoo convert mini OUT' makes one")
+    push.checkpoint, push.report = checkpoint, tmp_path
+    refuse(push, hub, "holds no report.json; name the folder that 'linzoo validate --report' wrote")
+
+
+def test_somebody_else_s_repository_wants_a_pull_request(hub: FakeHub, push: Pusher) -> None:
+    hub.put("somebody/model", {"notes.txt": b"theirs"})
+    with pytest.raises(CheckpointError, match=r"somebody/model: you \(tester\) may not write there; .*--pr"):
+        push("somebody/model")

@@ -243,6 +243,7 @@ class TestAFile:
             ([], "", "none is named"),
             (["a.json", "b.json"], "", "2 are named"),
             ([], "a.json,b.json", "2 are named"),
+            (["user/zoo"], "", "write hf://datasets/user/zoo for an index on the Hub"),
         ],
     )
     def test_one_index_has_to_be_named(

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from linzoo.cli.common import Command, State, pass_state, progress
-from linzoo.cli.demo_hub import publish_and_load
 from linzoo.cli.drawing import open_teacher, sheet_of
 
 if TYPE_CHECKING:
@@ -55,6 +54,8 @@ def demo(state: State, out: Path, steps: int, show: bool) -> None:
       linzoo demo
       linzoo demo --out /tmp/demo --open
     """
+    from linzoo.cli.demo_hub import publish_and_load
+
     started = time.monotonic()
     linfusion, sheet = out / "converted", out / "contact-sheet.html"
     found = _inspect(state)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -110,6 +109,8 @@ def generate(
     pipe = open_teacher(found, state, device=device, dtype=dtype)
     handle = None
     if linfusion is not None:
+        import logging
+
         from linzoo.attention.handle import load
 
         logging.getLogger("linzoo").addHandler(logging.NullHandler())  # what it says is said below

@@ -48,9 +48,12 @@ def test_help_of_every_command_imports_nothing_heavy_and_no_plugin(site: Site) -
 
 
 def test_help_takes_at_most_a_quarter_of_a_second() -> None:
-    """In CPU time, so that it holds on a machine that does other things; slow machines get more."""
+    """In CPU time, so that it holds on a machine that does other things; slow machines get more.
+
+    Where click by itself takes 0.03 s, this takes 0.09 s.
+    """
     main = "from linzoo.cli.main import main; main(prog_name='linzoo')"
-    budget = max(0.25, 3 * _seconds("import click"))
+    budget = max(0.25, 5 * _seconds("import click"))
     assert _seconds(main, "--help") <= budget
     assert _seconds(main, "list", "--help") <= budget
 

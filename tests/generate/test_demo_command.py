@@ -11,7 +11,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 import linzoo
-from linzoo.cli import demo
+from linzoo.cli import demo, demo_hub
 from linzoo.cli.common import State
 from linzoo.cli.main import main
 from linzoo.registry import Registry
@@ -28,7 +28,8 @@ def state(zoo: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Sta
     monkeypatch.setattr(demo, "DISTILLED", str(tmp_path / "out" / "converted"))
     monkeypatch.setattr(demo, "IMAGES", 2)
     monkeypatch.setattr(demo, "PROMPTS", ("linzoo_prompts", "prompts.json"))
-    monkeypatch.setattr(demo, "publish_and_load", lambda *_: None)  # its processes do not know the tiny model
+    # The processes of this step do not know the tiny model.
+    monkeypatch.setattr(demo_hub, "publish_and_load", lambda *_: None)
     state = State()
     state.__dict__["registry"] = zoo
     return state

@@ -16,7 +16,6 @@ from linzoo.attention.fold import fold, foldable, unfold
 from linzoo.attention.linfusion import LinFusion
 from linzoo.attention.mount import mount, mounted_layers, refuse_hooks, refuse_mounted, unmount
 from linzoo.attention.mounted import MountedAttention
-from linzoo.checkpoints.address import no_folder_either, on_hub
 from linzoo.checkpoints.linfusion import WEIGHTS_NAME, LinFusionConfig
 from linzoo.checkpoints.source import Checkpoint, open_source
 from linzoo.errors import CheckpointError, UsageError
@@ -194,8 +193,7 @@ def read_linfusion(checkpoint: str | Path, *, registry: Registry | None = None) 
     Raises:
         CheckpointError: not a complete LinFusion checkpoint; names the first tensors that are at fault.
     """
-    with no_folder_either(checkpoint):
-        opened = open_source(str(on_hub(checkpoint) or checkpoint), registry=registry)
+    opened = open_source(checkpoint, registry=registry)
     if not opened.path.is_dir():
         raise CheckpointError(
             f"{opened.path}: a LinFusion checkpoint is a folder, with config.json and {WEIGHTS_NAME} in it, and this is "

@@ -1,4 +1,4 @@
-"""How a repository on the Hugging Face Hub is written: ``hf://user/repo``, ``hf://user/repo@revision``."""
+"""How a model on the Hugging Face Hub is written: ``hf://user/repo``, ``hf://user/repo@revision``, or one file of it."""
 
 from __future__ import annotations
 
@@ -7,60 +7,85 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 from linzoo.errors import CheckpointError
 
 SCHEME = "hf://"
 
-_NAME = re.compile(r"([\w-][\w.-]*/[\w-][\w.-]*)(?:@([\w./-]+))?")
+_REPO = r"(?P<repo>[\w-][\w.-]*/[\w-][\w.-]*)"
+_NAME = re.compile(rf"{_REPO}(?:@(?P<revision>[\w./-]+))?")
+_REVISION = r"(?P<revision>refs/\w+/\w+|[^/@]+)"  # one that a file may follow
+_FILE = r"(?P<file>.+\.[a-zA-Z]+)"  # release/1.0 is a branch
+_INSIDE = re.compile(rf"{_REPO}(?:@{_REVISION})?/{_FILE}")
+_PAGE = re.compile(rf"{_REPO}(?:/(?:tree|blob|resolve)/{_REVISION}(?:/{_FILE})?)?/?")
 
 
 @dataclass(frozen=True)
 class HubAddress:
-    """A model repository, and a branch, tag or commit of it.
+    """A model repository, and what of it is meant.
 
     Attributes:
         repo: its id, ``user/name``.
         revision: branch, tag or commit; None for the main branch.
+        file: the weights file that is the model, with ``/`` between its folders; None where the repository is.
     """
 
     repo: str
     revision: str | None = None
+    file: str | None = None
 
     @classmethod
     def parse(cls, text: str) -> HubAddress:
-        """Read an address, with or without ``hf://``.
+        """Read an address, with or without ``hf://``, or the address of its page on the Hub.
 
         Raises:
             CheckpointError: it is malformed.
         """
-        match = _NAME.fullmatch(text.removeprefix(SCHEME))
+        if (page := _page(text)) is not None:
+            return page
+        name = text.removeprefix(SCHEME)
+        match = _INSIDE.fullmatch(name) or _NAME.fullmatch(name)
         if match is None:
-            raise CheckpointError(f"{text}: not of the form hf://user/repo or hf://user/repo@revision")
-        return cls(match[1], match[2])
+            raise CheckpointError(
+                f"{text}: not of the form {SCHEME}user/repo, {SCHEME}user/repo@revision or"
+                f" {SCHEME}user/repo@revision/model.safetensors"
+            )
+        return cls(**match.groupdict())
+
+    def whole(self) -> HubAddress:
+        """The address itself, where a whole repository is meant.
+
+        Raises:
+            CheckpointError: it is that of a file.
+        """
+        if self.file is not None:
+            raise CheckpointError(f"{self}: one file, where a whole repository is meant")
+        return self
 
     def __str__(self) -> str:
-        return f"{SCHEME}{self.repo}" + (f"@{self.revision}" if self.revision else "")
+        revision = f"@{self.revision}" if self.revision else ""
+        return f"{SCHEME}{self.repo}{revision}" + (f"/{self.file}" if self.file else "")
 
 
 def on_hub(text: str | Path) -> HubAddress | None:
-    """The address that a CHECKPOINT names, which may leave out ``hf://``; None for what is on this machine.
+    """The address that a SOURCE or CHECKPOINT names; None for what is on this machine.
+
+    ``hf://`` may be left out before a whole repository, as long as there is no such file or folder.
 
     Raises:
-        CheckpointError: it begins with ``hf://`` and is malformed.
+        CheckpointError: it begins with ``hf://`` or as a page on the Hub does, and is malformed.
     """
     if not isinstance(text, str):
         return None
-    if text.startswith(SCHEME):
-        return HubAddress.parse(text)
-    if _NAME.fullmatch(text) and not Path(text).exists():
+    if _says_so(text) or (_NAME.fullmatch(text) and not Path(text).exists()):
         return HubAddress.parse(text)
     return None
 
 
 @contextlib.contextmanager
 def no_folder_either(text: str | Path) -> Iterator[None]:
-    """Let errors of the Hub say that there is no such folder too, where a CHECKPOINT leaves out ``hf://`` and may mean one.
+    """Let errors of the Hub say that there is no such folder too, where a name leaves out ``hf://`` and may mean one.
 
     Raises:
         CheckpointError: what the block raises, with that.
@@ -68,6 +93,33 @@ def no_folder_either(text: str | Path) -> Iterator[None]:
     try:
         yield
     except CheckpointError as error:
-        if str(text).startswith(SCHEME) or on_hub(text) is None:
+        if _says_so(str(text)) or on_hub(text) is None:
             raise
         raise CheckpointError(f"{error}\n  Nor is there a file or folder {text} on this machine.") from error
+
+
+def _says_so(text: str) -> bool:
+    return text.startswith((SCHEME, "https://", "http://"))
+
+
+def _page(text: str) -> HubAddress | None:
+    """The model whose page in the browser this is; None for what is no web address.
+
+    Raises:
+        CheckpointError: it is a page of something else.
+    """
+    if not text.startswith(("https://", "http://")):
+        return None
+    from huggingface_hub import constants
+
+    match = None
+    with contextlib.suppress(ValueError):
+        parts = urlsplit(text)
+        if parts.netloc in {"huggingface.co", "hf.co", urlsplit(constants.ENDPOINT).netloc}:
+            match = _PAGE.fullmatch(unquote(parts.path).removeprefix("/"))
+    if match is None:
+        raise CheckpointError(
+            f"{text}: not the page of a model on the Hugging Face Hub, or of a weights file in one; download the file and"
+            " name that"
+        )
+    return HubAddress(**match.groupdict())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import glob
 import re
 from collections.abc import Collection, Mapping
@@ -11,7 +12,13 @@ from typing import TYPE_CHECKING
 
 from linzoo.checkpoints.address import HubAddress
 from linzoo.checkpoints.digest import Digest
-from linzoo.checkpoints.folder import PIPELINE_CONFIG, pick_weights, read_json, shards_of
+from linzoo.checkpoints.folder import (
+    PIPELINE_CONFIG,
+    pick_weights,
+    read_json,
+    require_readable,
+    shards_of,
+)
 from linzoo.checkpoints.hub_errors import hub_errors
 from linzoo.checkpoints.remote import SHA256, HubFile
 from linzoo.checkpoints.remote_tensors import RemoteTensors
@@ -108,26 +115,32 @@ class HubModel:
         return _download(HubAddress(self.address.repo, self.commit), names)
 
 
-def locate(address: str) -> HubModel:
+def locate(address: HubAddress) -> HubModel:
     """Find the model in a repository.
 
-    Args:
-        address: ``hf://user/repo`` or ``hf://user/repo@revision``.
-
     Raises:
-        CheckpointError: the address is malformed, the repository cannot be had, or holds no model that linzoo reads.
+        CheckpointError: the repository cannot be had, or holds no model that linzoo reads, or not the named file.
     """
-    named = HubAddress.parse(address)
-    files, commit = _list_files(named)
+    files, commit = _list_files(address)
     stated = {name: digest for name, digest in files.items() if digest is not None}
     inside = "unet/" if PIPELINE_CONFIG in files else ""
     picked = pick_weights(frozenset(name[len(inside) :] for name in files if name.startswith(inside)))
-    if picked is not None and (inside or "config.json" in files):
+    if address.file is None and picked is not None and (inside or "config.json" in files):
         configs = tuple(name for name in files if _CONFIGS.fullmatch(name))
-        return HubModel(named, commit, True, configs, inside + picked, stated)
-    file = _only_file(named, files)
+        return HubModel(address, commit, True, configs, inside + picked, stated)
+    file = _only_file(address, files) if address.file is None else _named_file(address, files)
     sidecar = str(Path(file).with_suffix(".yaml"))
-    return HubModel(named, commit, False, (sidecar,) if sidecar in files else (), file, stated)
+    return HubModel(address, commit, False, (sidecar,) if sidecar in files else (), file, stated)
+
+
+def _named_file(address: HubAddress, names: Collection[str]) -> str:
+    file = str(address.file)
+    if file not in names:
+        close = difflib.get_close_matches(file, names, n=1)
+        hint = f"; did you mean '{close[0]}'?" if close else ""
+        raise CheckpointError(f"{address}: {_where()} has no such file{hint}")
+    require_readable(Path(file))
+    return file
 
 
 def _only_file(address: HubAddress, names: Collection[str]) -> str:
@@ -135,11 +148,11 @@ def _only_file(address: HubAddress, names: Collection[str]) -> str:
     if len(files) == 1:
         return files[0]
     if not files:
-        where = "its snapshot in the local cache" if _offline() else "the repository"
-        raise CheckpointError(f"{address}: {where} holds no UNet weights that linzoo reads")
+        inside = min((name for name in names if name.endswith(".safetensors")), default=None)
+        hint = f"; a file in a folder of it is named so: {address}/{inside}" if inside else ""
+        raise CheckpointError(f"{address}: {_where()} holds no UNet weights that linzoo reads{hint}")
     raise CheckpointError(
-        f"{address}: the repository holds several models ({', '.join(files)});"
-        " download the one you mean and name the file"
+        f"{address}: the repository holds several models ({', '.join(files)}); name one: {address}/{files[0]}"
     )
 
 
@@ -148,10 +161,10 @@ def _list_files(address: HubAddress) -> tuple[dict[str, Digest | None], str]:
     from huggingface_hub import HfApi
 
     if _offline():
-        folder = _download(address, ())
+        folder = _download(HubAddress(address.repo, address.revision), ())
         names = sorted(each.relative_to(folder).as_posix() for each in folder.rglob("*") if each.is_file())
         return dict.fromkeys(names), folder.name
-    with hub_errors(str(address)):
+    with hub_errors(str(HubAddress(address.repo, address.revision))):
         # The client notes in its cache what the revision is, which is all that says so without a network.
         commit = HfApi().resolve_revision(address.repo, revision=address.revision).resolved
         info = HfApi().model_info(address.repo, revision=commit, files_metadata=True)
@@ -162,6 +175,10 @@ def _list_files(address: HubAddress) -> tuple[dict[str, Digest | None], str]:
 def _stated(lfs: BlobLfsInfo | None) -> Digest | None:
     """What the Hub states of a file, if it does; the hash becomes the name of a folder."""
     return Digest(lfs.size, lfs.sha256) if lfs and SHA256.fullmatch(lfs.sha256) else None
+
+
+def _where() -> str:
+    return "its snapshot in the local cache" if _offline() else "the repository"
 
 
 def _offline() -> bool:

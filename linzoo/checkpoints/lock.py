@@ -41,6 +41,8 @@ def describe_source(checkpoint: Checkpoint, digests: Mapping[str, Digest]) -> di
     if (address := checkpoint.address) is not None:
         record["repo"] = str(HubAddress(address.repo))
         record["commit"] = address.revision
+        if address.file is not None:
+            record["file"] = address.file
     return record
 
 
@@ -120,7 +122,7 @@ def address_of(record: Mapping[str, Any]) -> HubAddress | None:
     """Where on the Hub a model that a lock file records was read, down to the commit; None for one that was not there."""
     if "repo" not in record or "commit" not in record:
         return None
-    return HubAddress(HubAddress.parse(record["repo"]).repo, record["commit"])
+    return HubAddress(HubAddress.parse(record["repo"]).repo, record["commit"], record.get("file"))
 
 
 def _are(files: Any, sums: Mapping[str, Any]) -> bool:

@@ -1,19 +1,25 @@
-"""Opening a SOURCE: a diffusers folder, a single file, ``hf://repo[@rev]`` or a registered name."""
+"""Opening a SOURCE: a diffusers folder, a single file, a model on the Hub or a registered name."""
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from linzoo.checkpoints.address import HubAddress
+from linzoo.checkpoints.address import HubAddress, no_folder_either, on_hub
 from linzoo.checkpoints.digest import changed, stamp_of
 from linzoo.checkpoints.files import SafetensorsFiles, TensorStore
-from linzoo.checkpoints.folder import PIPELINE_CONFIG, open_component, read_configs
+from linzoo.checkpoints.folder import (
+    PICKLE_SUFFIXES,
+    PIPELINE_CONFIG,
+    open_component,
+    read_configs,
+    require_readable,
+)
 from linzoo.checkpoints.header import DTYPES, TensorInfo
 from linzoo.checkpoints.layout import Layout, layout_of
 from linzoo.errors import CheckpointError
@@ -21,15 +27,13 @@ from linzoo.errors import CheckpointError
 if TYPE_CHECKING:
     from linzoo.registry import Registry
 
-PICKLE_SUFFIXES = frozenset({".ckpt", ".pt", ".pth", ".bin"})
-
 
 @dataclass(frozen=True)
 class Checkpoint:
     """A model on disk, opened: its headers are read, its tensors are not.
 
     Attributes:
-        spec: what the user called it.
+        spec: what the user called it; of a model on the Hub, its address.
         path: the file or folder; of a file that is on the Hub, its place in the Hub's cache.
         layout: how its UNet is named, and whether it is a folder (see :mod:`linzoo.checkpoints.layout`).
         store: where the tensors are read from.
@@ -47,7 +51,7 @@ class Checkpoint:
     @property
     def address(self) -> HubAddress | None:
         """Where on the Hub it was read, down to the commit; None for a local model."""
-        return None if self.revision is None else HubAddress(HubAddress.parse(self.spec).repo, self.revision)
+        return None if self.revision is None else replace(HubAddress.parse(self.spec), revision=self.revision)
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -101,7 +105,8 @@ def open_source(
 
     Args:
         spec: a diffusers pipeline or UNet folder, a ``.safetensors``, ``.ckpt``, ``.pt``, ``.pth`` or ``.bin``
-            file, ``hf://repo[@rev]``, or the name of a model that an installed plugin ships.
+            file, a model on the Hub (see :meth:`linzoo.checkpoints.address.HubAddress.parse`; ``hf://`` may be left out
+            before ``user/repo``), or the name of a model that an installed plugin ships.
         registry: where names are looked up; built when needed.
         fetch_weights: bring the weights of a Hub repository into the cache; else they stay there, and tensors are read
             over the network, unless they are first brought together by ``store.fetch``.
@@ -109,15 +114,10 @@ def open_source(
     Raises:
         CheckpointError: there is no such thing, or it is damaged, hostile or incomplete.
     """
-    text = str(spec)
-    if text.startswith("hf://"):
-        from linzoo.checkpoints import hub
-
-        model = hub.locate(text)
-        if not fetch_weights and (found := model.open()):
-            return _open_remote(text, *found, model.commit)
-        return _open_path(text, model.fetch(), model.commit)
-    path = Path(spec)
+    if (address := on_hub(spec)) is not None:
+        with no_folder_either(spec):
+            return _open_on_hub(address, fetch_weights)
+    text, path = str(spec), Path(spec)
     try:
         if path.exists():
             return _open_path(text, path, None)
@@ -150,8 +150,18 @@ def _registered(name: str, registry: Registry | None) -> Path:
             if close
             else f" (registered: {', '.join(sorted(shipped)) or 'none'})"
         )
-        + "\n  A model on the Hugging Face Hub is written hf://user/repo or hf://user/repo@revision."
+        + "\n  A model on the Hugging Face Hub is written hf://user/repo, hf://user/repo@revision or"
+        " hf://user/repo@revision/model.safetensors."
     )
+
+
+def _open_on_hub(address: HubAddress, fetch_weights: bool) -> Checkpoint:
+    from linzoo.checkpoints import hub
+
+    model = hub.locate(address)
+    if not fetch_weights and (found := model.open()):
+        return _open_remote(str(address), *found, model.commit)
+    return _open_path(str(address), model.fetch(), model.commit)
 
 
 def _open_remote(spec: str, path: Path, store: TensorStore, revision: str) -> Checkpoint:
@@ -168,19 +178,14 @@ def _open_path(spec: str, path: Path, revision: str | None) -> Checkpoint:
         return _open_folder(spec, path, revision)
     if not path.is_file():
         raise CheckpointError(f"{path}: neither a file nor a folder")
+    require_readable(path)
     store: TensorStore
-    suffix = path.suffix.lower()
-    if suffix == ".safetensors":
-        store = SafetensorsFiles({path: None})
-    elif suffix in PICKLE_SUFFIXES:
+    if path.suffix.lower() in PICKLE_SUFFIXES:
         from linzoo.checkpoints.ckpt import PickledTensors
 
         store = PickledTensors(path)
     else:
-        raise CheckpointError(
-            f"{path}: linzoo reads .safetensors and {', '.join(sorted(PICKLE_SUFFIXES))} files,"
-            f" not '{path.suffix or path.name}'"
-        )
+        store = SafetensorsFiles({path: None})
     return Checkpoint(spec, path, layout_of(store.tensors), store, {}, revision)
 
 

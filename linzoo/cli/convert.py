@@ -61,7 +61,7 @@ def convert(
 ) -> None:
     """Convert SOURCE into a LinFusion checkpoint in the folder OUT.
 
-    SOURCE is a diffusers folder, a .safetensors or .ckpt file, hf://repo[@rev] or a registered name. Only the
+    SOURCE is a diffusers folder, a .safetensors or .ckpt file, hf://repo[@rev][/file] or a registered name. Only the
     tensors that are needed are read, one at a time, and of a model on the Hub nothing else is fetched. OUT appears
     whole or not at all, with linzoo.lock.json beside the weights, which says where every tensor came from.
 

@@ -33,7 +33,7 @@ def _parse_resume(_: click.Context, __: click.Parameter, value: str | None) -> R
     "--teacher",
     required=True,
     metavar="SOURCE",
-    help="The model to learn from: a folder, a file, hf://repo[@rev] or a registered name.",
+    help="The model to learn from: a folder, a file, hf://repo[@rev][/file] or a registered name.",
 )
 @click.option(
     "--recipe", metavar="NAME|FILE", help="Distill recipe (linzoo recipes ls); without it, the variant's own."

@@ -82,7 +82,7 @@ def generate(
     SOURCE alone is the teacher; with --linfusion that checkpoint is mounted in it; --compare draws both from the same
     noise, side by side.
 
-    SOURCE is a diffusers folder, a .safetensors or .ckpt file, hf://repo[@rev] or a registered name. The same seed
+    SOURCE is a diffusers folder, a .safetensors or .ckpt file, hf://repo[@rev][/file] or a registered name. The same seed
     gives the same picture.
 
     \b

@@ -34,7 +34,7 @@ def inspect(
 ) -> None:
     """Tell what a checkpoint is, with the evidence.
 
-    SOURCE is a diffusers folder, a .safetensors or .ckpt file, hf://repo[@rev] or a registered name.
+    SOURCE is a diffusers folder, a .safetensors or .ckpt file, hf://repo[@rev][/file] or a registered name.
     Only headers and configs are read, and of a model on the Hub nothing else is fetched.
     Exits with 3 where the evidence does not settle the variant or the prediction type.
 

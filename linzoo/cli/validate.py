@@ -55,7 +55,7 @@ def _number(text: str) -> float:
     "--teacher",
     required=True,
     metavar="SOURCE",
-    help="The model to hold it against: a folder, a file, hf://repo[@rev] or a registered name.",
+    help="The model to hold it against: a folder, a file, hf://repo[@rev][/file] or a registered name.",
 )
 @click.option(
     "--suite", type=click.Choice(SUITES), default="quick", show_default=True, help="Which checks to run."

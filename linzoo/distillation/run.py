@@ -80,7 +80,7 @@ def distill(
     Args:
         checkpoint: the LinFusion checkpoint to start from: what ``linzoo.convert`` wrote, or ``hf://repo``. It is read only.
         teacher: the model that it learns from: a diffusers folder, a ``.safetensors`` or ``.ckpt`` file,
-            ``hf://repo[@rev]`` or a registered name.
+            ``hf://repo[@rev][/file]`` or a registered name.
         out: the folder of the run; see docs/distill.md for what is in it.
         recipe: id or YAML file of a distill recipe; None for the variant's default, or, with ``resume``, the run's own.
         preset: a preset of the recipe, such as ``24gb``.

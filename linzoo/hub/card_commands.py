@@ -127,12 +127,13 @@ def _of_a_reader(report: Mapping[str, Any], checkpoint: str, teacher: str) -> di
 
 def _teacher(facts: CardFacts) -> str:
     """Python that opens the teacher's pipeline."""
-    file = _single_file(made_for(facts.lock))
+    record = made_for(facts.lock)
+    file = _single_file(record)
     revision = {} if facts.base_commit is None else {"revision": facts.base_commit}
     if file is None:
         return _call("DiffusionPipeline.from_pretrained", facts.base_model or _TEACHER, **revision)
     if facts.base_model is not None:
-        file = f"https://huggingface.co/{facts.base_model}/blob/main/{file}"
+        file = f"https://huggingface.co/{facts.base_model}/blob/main/{record.get('file', file)}"
     pooled = facts.variant.conditioning == "text+pooled+time_ids"
     made = "StableDiffusionXLPipeline" if pooled else "StableDiffusionPipeline"
     return _call(f"{made}.from_single_file", file, **revision)

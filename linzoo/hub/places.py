@@ -128,7 +128,7 @@ def find_place(result: str | Path, registry: Registry) -> Folder | Repository:
     address = on_hub(result)
     if address is not None:
         with no_folder_either(result):
-            return _look_at(address)
+            return _look_at(address.whole())
     path = Path(result)
     if not path.exists():
         path = open_source(result, registry=registry).path

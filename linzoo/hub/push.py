@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
-from linzoo.checkpoints.address import no_folder_either, on_hub
 from linzoo.checkpoints.folder import PIPELINE_CONFIG
 from linzoo.checkpoints.license import License
 from linzoo.checkpoints.linfusion import LinFusionConfig
@@ -200,8 +199,7 @@ def _open(checkpoint: str | Path, registry: Registry) -> tuple[Checkpoint, Mappi
     inside = Path(checkpoint) / "linfusion"
     if (inside / LOCK_NAME).is_file():
         raise CheckpointError(f"{checkpoint}: the folder of a distillation; its checkpoint is {inside}")
-    with no_folder_either(checkpoint):
-        opened = open_source(str(on_hub(checkpoint) or checkpoint), registry=registry)
+    opened = open_source(checkpoint, registry=registry)
     if not opened.path.is_dir():
         raise CheckpointError(f"{opened.path}: a LinFusion checkpoint is a folder, and this is a file")
     if PIPELINE_CONFIG in {each.name for each in opened.path.iterdir()}:

@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from linzoo.checkpoints.address import SCHEME, HubAddress
+from linzoo.checkpoints.address import HubAddress
 from linzoo.checkpoints.digest import digest
 from linzoo.checkpoints.folder import PIPELINE_CONFIG, read_json
 from linzoo.checkpoints.hub_errors import hub_errors
@@ -250,15 +250,14 @@ def stored_files(info: ModelInfo) -> dict[str, StoredFile]:
 def _full_name(repo: str, user: str) -> str:
     from huggingface_hub.utils import HFValidationError, validate_repo_id
 
-    name = repo.removeprefix(SCHEME)
-    if "@" in name:
-        raise UsageError(f"{repo}: a push goes to a branch; name that with --revision")
-    name = name if "/" in name else f"{user}/{name}"
     try:
-        validate_repo_id(name)
-    except HFValidationError as error:
+        address = HubAddress.parse(repo if "/" in repo else f"{user}/{repo}")
+        validate_repo_id(address.repo)
+    except (CheckpointError, HFValidationError) as error:
         raise UsageError(f"{repo}: no id of a repository, such as {user}/my-linfusion") from error
-    return name
+    if address != HubAddress(address.repo):
+        raise UsageError(f"{repo}: a push goes to a branch; name that with --revision")
+    return address.repo
 
 
 def _look(api: HfApi, repo: str, branch: str | None) -> tuple[ModelInfo | None, bool]:

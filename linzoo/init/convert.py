@@ -81,7 +81,7 @@ def convert(
     at the end or not at all.
 
     Args:
-        source: a diffusers folder, a ``.safetensors`` or ``.ckpt`` file, ``hf://repo[@rev]`` or a registered name.
+        source: a diffusers folder, a ``.safetensors`` or ``.ckpt`` file, ``hf://repo[@rev][/file]`` or a registered name.
         out: the folder to make; an existing one is left alone unless it holds the same result.
         init: id of the init recipe: ``teacher``, ``calibrated``, ``random``, ``pretrained``, ``delta``, or a plugin's; None for the
             variant's default.

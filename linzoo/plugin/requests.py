@@ -25,7 +25,7 @@ class TeacherRequest:
     """A teacher that is wanted as a diffusers pipeline.
 
     Attributes:
-        source: what the user named: a folder, a file, ``hf://repo`` or a registered name.
+        source: what the user named: a folder, a file, ``hf://repo[@rev][/file]`` or a registered name.
         path: the folder or file on disk that the source came down to.
         variant: the variant that was detected or named.
         prediction_type: what the teacher's UNet predicts.

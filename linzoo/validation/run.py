@@ -59,7 +59,7 @@ def validate(
 
     Args:
         checkpoint: the LinFusion checkpoint: a folder, or ``hf://repo``.
-        teacher: the model that it was made from: a diffusers folder, a file, ``hf://repo[@rev]`` or a registered name.
+        teacher: the model that it was made from: a diffusers folder, a file, ``hf://repo[@rev][/file]`` or a registered name.
         suite: ``quick``, ``quality``, ``speed`` or ``full``.
         report: folder for ``report.html``, ``report.json`` and the pictures. None writes no report of ``quick``, and that of
             another suite to the checkpoint's name with ``-validation``.

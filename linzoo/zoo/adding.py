@@ -66,7 +66,7 @@ def add(checkpoint: str, index: Sequence[str | Path], registry: Registry) -> Add
         raise UsageError(
             f"{where}: write hf://datasets/{where} for an index on the Hub, or ./{where}.json for a file"
         )
-    entry = read_published(HubAddress.parse(checkpoint), registry)
+    entry = read_published(HubAddress.parse(checkpoint).whole(), registry)
     return _write(entry, Path(where)) if dataset is None else _propose(entry, where, dataset)
 
 

@@ -58,7 +58,7 @@ def dataset_of(where: str | Path) -> HubAddress | None:
         raise ZooError(
             f"{text}: an index on the Hub is a dataset: write {DATASETS}user/name or {DATASETS}user/name@revision"
         )
-    return HubAddress.parse(text.removeprefix(DATASETS))
+    return HubAddress.parse(text.removeprefix(DATASETS)).whole()
 
 
 def open_index(where: str | Path) -> Index:

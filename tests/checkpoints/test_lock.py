@@ -122,5 +122,7 @@ def test_where_a_recorded_model_is() -> None:
     record = {"repo": "hf://user/repo", "commit": "0123abcd"}
     assert address_of(record) == HubAddress("user/repo", "0123abcd")
     assert address_of({**record, "repo": "hf://user/repo@main"}) == HubAddress("user/repo", "0123abcd")
+    file = "v1/model.safetensors"
+    assert address_of({**record, "file": file}) == HubAddress("user/repo", "0123abcd", file)
     assert address_of({"repo": "hf://user/repo"}) is None
     assert address_of({}) is None

@@ -231,6 +231,33 @@ def test_weights_without_a_config_are_a_file_and_not_a_model(hub: FakeHub) -> No
             open_source(f"hf://{REPO}", fetch_weights=fetch_weights)
 
 
+def test_one_file_of_several_may_be_named(hub: FakeHub, pipeline: str) -> None:
+    content = save({"model.diffusion_model.out.2.bias": NUMBERS})
+    commit = hub.put(
+        REPO, {"v2/dream shaper.safetensors": content, "v2/dream shaper.yaml": b"", "v2/notes.txt": b""}
+    )
+    address = f"hf://{REPO}@{commit}/v2/dream shaper.safetensors"
+    for fetch_weights in (False, True):
+        opened = open_source(address, fetch_weights=fetch_weights)
+        assert (str(opened.address), opened.spec, opened.layout) == (address, address, "ldm")
+        assert opened.read("model.diffusion_model.out.2.bias").tolist() == [0, 1, 2, 3]
+        assert opened.path.relative_to(opened.path.parents[1]).as_posix() == "v2/dream shaper.safetensors"
+        assert asked(hub) == {"v2/dream shaper.safetensors", "v2/dream shaper.yaml"}
+        for name, message in (
+            ("v2/dreamshaper.safetensors", "has no such file; did you mean 'v2/dream shaper.safetensors'"),
+            ("v2/notes.txt", "linzoo reads .safetensors and"),
+            ("../../model.safetensors", "has no such file"),
+        ):
+            with pytest.raises(CheckpointError, match=message):
+                open_source(f"hf://{REPO}/{name}", fetch_weights=fetch_weights)
+
+
+def test_files_in_folders_alone_must_be_named(hub: FakeHub) -> None:
+    hub.put(REPO, {"v2/model.safetensors": save({"conv_in.weight": NUMBERS})})
+    with pytest.raises(CheckpointError, match=rf"is named so: hf://{REPO}/v2/model.safetensors"):
+        open_source(REPO, fetch_weights=False)
+
+
 def test_a_torch_pickle_is_fetched(hub: FakeHub) -> None:
     import torch
 

@@ -14,6 +14,7 @@ from fakes import unet_shapes, write_json, write_sparse
 from safetensors.numpy import save_file
 from unet_configs import UNETS
 
+from linzoo.checkpoints.address import HubAddress
 from linzoo.checkpoints.source import open_source
 from linzoo.checkpoints.unet import UNetTensors, open_unet
 from linzoo.errors import CheckpointError
@@ -259,9 +260,11 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_a_pipeline_in_the_hub_cache(cache: Path) -> None:
     commit = "0123456789abcdef0123456789abcdef01234567"
     pipeline(cached(cache, "user/model", commit), prediction_type="epsilon")
-    for address in ("hf://user/model", "hf://user/model@main", f"hf://user/model@{commit}"):
+    for address in ("hf://user/model", "user/model@main", f"https://huggingface.co/user/model/tree/{commit}"):
         opened = open_source(address)
-        assert (opened.spec, opened.revision, opened.layout) == (address, commit, "diffusers-folder")
+        assert (opened.revision, opened.layout) == (commit, "diffusers-folder")
+        assert opened.spec == str(HubAddress.parse(address))
+        assert opened.address == HubAddress("user/model", commit)
         assert len(opened.tensors) == 686
 
 
@@ -273,9 +276,12 @@ def test_shards_and_single_files_in_the_hub_cache(cache: Path) -> None:
     assert open_source("hf://user/single").layout == "ldm"
     write_sparse(folder / "model-pruned.safetensors", {"x": (1,)})
     with pytest.raises(
-        CheckpointError, match=r"several models \(model-pruned.safetensors, model.safetensors\)"
+        CheckpointError,
+        match=r"several models \(model-pruned.safetensors, model.safetensors\);"
+        r" name one: hf://user/single/model-pruned.safetensors",
     ):
         open_source("hf://user/single")
+    assert list(open_source("hf://user/single/model-pruned.safetensors").tensors) == ["x"]
     (cached(cache, "user/empty", "c" * 40) / "README.md").touch()
     with pytest.raises(CheckpointError, match=r"its snapshot in the local cache holds no UNet weights"):
         open_source("hf://user/empty")
@@ -284,6 +290,10 @@ def test_shards_and_single_files_in_the_hub_cache(cache: Path) -> None:
 def test_a_miss_offline_and_malformed_addresses(cache: Path) -> None:
     with pytest.raises(CheckpointError, match=r"not in the local cache, and the Hub cannot be reached"):
         open_source("hf://user/absent")
+    with pytest.raises(
+        CheckpointError, match=r"\n  Nor is there a file or folder user/absent on this machine"
+    ):
+        open_source("user/absent")
     for address in (
         "hf://model",
         "hf://user/model/file",

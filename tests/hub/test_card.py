@@ -245,8 +245,14 @@ class TestCommands:
             files={"xl.safetensors": {"bytes": 1, "sha256": "d" * 64}},
         )
         text = render(lock=lock, variant=REGISTRY.variants.get_value("sdxl"))
-        url = "https://huggingface.co/artist/emoji/blob/main/xl.safetensors"
-        assert f'diffusers.StableDiffusionXLPipeline.from_single_file("{url}", revision="{COMMIT}")' in text
+        url = "https://huggingface.co/artist/emoji/blob/main/{}xl.safetensors"
+        opened = 'diffusers.StableDiffusionXLPipeline.from_single_file("{}", revision="{}")'
+        assert opened.format(url.format(""), COMMIT) in text
+        lock["source"]["file"] = "v2/xl.safetensors"
+        text = render(lock=lock, variant=REGISTRY.variants.get_value("sdxl"))
+        assert opened.format(url.format("v2/"), COMMIT) in text
+        named = f"hf://artist/emoji@{COMMIT}/v2/xl.safetensors"
+        assert ["linzoo", "convert", named] in [each[:3] for each in commands(text)]
 
     def test_a_recipe_of_linzoos_own_is_named_and_any_other_is_on_the_card(self) -> None:
         own = REGISTRY.distill_recipes.get_value("mini").document.locate()

@@ -1,0 +1,98 @@
+"""How people write where a model is on the Hub."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from linzoo.checkpoints.address import HubAddress, on_hub
+from linzoo.errors import CheckpointError
+
+NAMES = st.from_regex(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,8}", fullmatch=True)
+REVISIONS = st.none() | NAMES | st.integers(1, 99).map("refs/pr/{}".format)
+BRANCHES = st.sampled_from(["release/1.0", "feature/faster"])  # whose names no file can follow
+FILES = st.none() | st.builds(
+    "{}{}.{}".format, st.sampled_from(["", "unet/", "a b/"]), NAMES, st.sampled_from(["safetensors", "ckpt"])
+)
+ADDRESSES = st.builds(
+    lambda user, name, revision, file: HubAddress(f"{user}/{name}", revision, file),
+    NAMES,
+    NAMES,
+    REVISIONS,
+    FILES,
+)
+
+
+@given(ADDRESSES)
+def test_an_address_is_read_as_it_is_written(address: HubAddress) -> None:
+    assert HubAddress.parse(str(address)) == address
+    assert HubAddress.parse(str(address).removeprefix("hf://")) == address
+    assert on_hub(str(address)) == address
+
+
+@given(NAMES, NAMES, BRANCHES)
+def test_a_branch_may_have_a_slash(user: str, name: str, branch: str) -> None:
+    assert HubAddress.parse(f"hf://{user}/{name}@{branch}") == HubAddress(f"{user}/{name}", branch)
+
+
+@given(ADDRESSES, st.sampled_from(["huggingface.co", "hf.co"]), st.booleans())
+def test_the_page_in_a_browser_is_an_address(address: HubAddress, host: str, download: bool) -> None:
+    page = f"https://{host}/{address.repo}"
+    if address.file is not None:
+        view = "resolve" if download else "blob"
+        page += (
+            f"/{view}/{(address.revision or 'main').replace('/', '%2F')}/{address.file.replace(' ', '%20')}"
+        )
+        page += "?download=true" if download else ""
+    elif address.revision is not None:
+        page += f"/tree/{address.revision}"
+    read = HubAddress.parse(page)
+    assert (read.repo, read.file) == (address.repo, address.file)
+    assert read.revision == (address.revision or (address.file and "main"))
+    assert on_hub(page) == read
+
+
+def test_the_page_may_be_of_a_mirror(monkeypatch: pytest.MonkeyPatch) -> None:
+    from huggingface_hub import constants
+
+    with pytest.raises(CheckpointError, match="not the page of a model"):
+        HubAddress.parse("https://mirror.example:8080/user/model")
+    monkeypatch.setattr(constants, "ENDPOINT", "https://mirror.example:8080")
+    assert HubAddress.parse("https://mirror.example:8080/user/model") == HubAddress("user/model")
+
+
+@pytest.mark.parametrize(
+    "page",
+    [
+        "https://civitai.com/models/4384",
+        "https://huggingface.co/datasets/user/name",
+        "https://huggingface.co/user/model/discussions/3",
+        "https://huggingface.co/user/model/tree/main/unet",
+        "https://huggingface.co/",
+        "http://[",
+    ],
+)
+def test_other_pages_are_refused(page: str) -> None:
+    with pytest.raises(CheckpointError, match=r"not the page of a model .*download the file"):
+        on_hub(page)
+
+
+def test_the_scheme_may_be_left_out_where_nothing_here_has_that_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert on_hub("user/model@v1") == HubAddress("user/model", "v1")
+    (tmp_path / "user" / "model").mkdir(parents=True)
+    assert on_hub("user/model") is None
+    assert on_hub("hf://user/model") == HubAddress("user/model")
+    for here in ("mini", "./model", "a/b/c.safetensors", "/user/model", "user/model/", Path("user/other")):
+        assert on_hub(here) is None
+
+
+def test_a_file_is_no_whole_repository() -> None:
+    assert HubAddress("user/model", "v1").whole() == HubAddress("user/model", "v1")
+    with pytest.raises(CheckpointError, match=r"hf://user/model/a.safetensors: one file, where"):
+        HubAddress("user/model", None, "a.safetensors").whole()

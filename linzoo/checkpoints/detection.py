@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -11,6 +12,7 @@ from linzoo.checkpoints.features import fingerprint_of
 from linzoo.checkpoints.inspection import Inspection
 from linzoo.checkpoints.known import KNOWN_UNETS, Kind, kind_of_class, kind_of_names, name_of
 from linzoo.checkpoints.layout import is_ldm, unet_names
+from linzoo.checkpoints.lock import LOCK_NAME, read_lock
 from linzoo.checkpoints.matching import Fit, closest, fit, matches
 from linzoo.checkpoints.prediction import PREDICTION_TYPES, prediction_evidence, zero_terminal_snr
 from linzoo.checkpoints.source import Checkpoint, open_source
@@ -80,6 +82,8 @@ class Detector:
             raise CheckpointError(
                 f"{self.checkpoint.spec}: not the '{variant}' that --variant says: {self.evidence[-1].detail}"
             )
+        if kind == "linfusion":
+            return self._result(kind, name_of(kind), *self._recorded(), "high")
         if kind != "unet":
             known = kind != "unknown"
             return self._result(kind, name_of(kind) if known else "", None, None, "high" if known else "none")
@@ -128,6 +132,28 @@ class Detector:
         known = kind != "unknown"
         self._see("kind", "structure", detail, kind if known else None, "high" if known else "none")
         return kind
+
+    def _recorded(self) -> tuple[Variant | None, PredictionType | None]:
+        """What the lock file of a LinFusion checkpoint says of the model that it was made for; official weights have none."""
+        folder = self.checkpoint.path
+        lock = read_lock(folder) if folder.is_dir() else None
+        detection = {} if lock is None else lock.get("detection", {})
+        variants = {each.value.id: each.value for each in self.registry.variants}
+        variant = self._lock_says("variant", detection, variants)
+        prediction = self._lock_says("prediction_type", detection, PREDICTION_TYPES)
+        return variants.get(variant or ""), cast("PredictionType | None", prediction)
+
+    def _lock_says(self, about: str, detection: Mapping[str, Any], known: Collection[str]) -> str | None:
+        said = detection.get(about)
+        if not isinstance(said, str):
+            return None
+        if said not in known:
+            self._see(
+                about, "lock", f"{LOCK_NAME} says '{said}', which nothing installed knows", None, "none"
+            )
+            return None
+        self._see(about, "lock", f"{LOCK_NAME} says so", said, "high")
+        return said
 
     def _named(self, variant: str) -> tuple[Variant, Confidence, str]:
         fitted = fit(self.registry.variants[variant], self.shapes, ldm=self.ldm)

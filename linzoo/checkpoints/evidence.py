@@ -10,7 +10,7 @@ Confidence = Literal["certain", "high", "medium", "low", "none"]
 """``certain``: the user said so; ``high``: declared, or seen in every tensor; ``medium``: an assumption or a
 heuristic that usually holds, and says so; ``low``: a hint that decides nothing; ``none``: undecided."""
 
-Source = Literal["flag", "config", "sidecar", "metadata", "structure", "marker", "value", "default"]
+Source = Literal["flag", "config", "lock", "sidecar", "metadata", "structure", "marker", "value", "default"]
 
 LEVELS: tuple[Confidence, ...] = ("none", "low", "medium", "high", "certain")
 

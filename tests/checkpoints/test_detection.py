@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from fakes import LAYOUTS, unet_shapes, write_json, write_sparse
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 
 from linzoo.checkpoints.detection import inspect
 from linzoo.checkpoints.features import fingerprint_of
+from linzoo.checkpoints.lock import LOCK_NAME
 from linzoo.checkpoints.matching import closest, fit, matches
 from linzoo.errors import CheckpointError, PluginError, UndecidedError, UsageError
 from linzoo.plugin import Resource
@@ -252,6 +254,40 @@ def test_component_folders_are_told_by_their_class(
         found.kind
         == {"LinFusion": "linfusion", "ControlNetModel": "controlnet", "AutoencoderKL": "vae"}[class_name]
     )
+
+
+@pytest.mark.parametrize(
+    ("variant", "prediction_type", "says", "size"),
+    [
+        ("sdxl", "v_prediction", ["sdxl", "v_prediction"], 1024),
+        ("theirs", "epsilon", [None, "epsilon"], None),
+        ("sd15", "x0", ["sd15", None], None),
+        ("sd15", None, ["sd15"], None),
+        (None, 3, [], None),
+    ],
+)
+def test_a_linfusion_checkpoint_is_for_what_its_lock_file_says(
+    variant: Any,
+    prediction_type: Any,
+    says: list[str | None],
+    size: int | None,
+    registry: Registry,
+    tmp_path: Path,
+) -> None:
+    write_json(tmp_path / "config.json", {"_class_name": "LinFusion"})
+    write_sparse(tmp_path / "diffusion_pytorch_model.safetensors", {"0.to_q_.0.weight": (4, 4)})
+    detection = {"variant": variant, "prediction_type": prediction_type}
+    write_json(tmp_path / LOCK_NAME, {"lock_version": 1, "outputs": {}, "detection": detection})
+    found = inspect(tmp_path, registry=registry)
+    assert [each.says for each in found.evidence if each.source == "lock"] == says
+    assert (found.kind, found.decided) == ("linfusion", True)
+    assert found.variant == (variant if variant in says else None)
+    assert found.prediction_type == (prediction_type if prediction_type in says else None)
+    assert found.native_size == size
+    with pytest.raises(CheckpointError, match=r"a UNet is needed here"):
+        found.require()
+    with pytest.raises(CheckpointError, match=r"not the 'sd15' that --variant says"):
+        inspect(tmp_path, registry=registry, variant="sd15")
 
 
 def test_what_is_nothing_known_is_unknown(registry: Registry, tmp_path: Path) -> None:

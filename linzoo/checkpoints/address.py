@@ -78,7 +78,7 @@ def on_hub(text: str | Path) -> HubAddress | None:
     """
     if not isinstance(text, str):
         return None
-    if _says_so(text) or (_NAME.fullmatch(text) and not Path(text).exists()):
+    if _says_so(text) or (_NAME.fullmatch(text) and not _is_here(text)):
         return HubAddress.parse(text)
     return None
 
@@ -96,6 +96,12 @@ def no_folder_either(text: str | Path) -> Iterator[None]:
         if _says_so(str(text)) or on_hub(text) is None:
             raise
         raise CheckpointError(f"{error}\n  Nor is there a file or folder {text} on this machine.") from error
+
+
+def _is_here(text: str) -> bool:
+    with contextlib.suppress(OSError):  # a name that no file can have
+        return Path(text).exists()
+    return False
 
 
 def _says_so(text: str) -> bool:

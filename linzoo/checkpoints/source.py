@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -114,18 +115,42 @@ def open_source(
     Raises:
         CheckpointError: there is no such thing, or it is damaged, hostile or incomplete.
     """
-    if (address := on_hub(spec)) is not None:
+    found = find_source(spec, registry)
+    if isinstance(found, HubAddress):
         with no_folder_either(spec):
-            return _open_on_hub(address, fetch_weights)
-    text, path = str(spec), Path(spec)
-    try:
+            return _open_on_hub(found, fetch_weights)
+    with _readable(spec):
+        return _open_path(str(spec), found, None)
+
+
+def find_source(spec: str | Path, registry: Registry | None = None) -> HubAddress | Path:
+    """Tell where a SOURCE is, without opening it or asking the Hub.
+
+    Args:
+        spec: as of :func:`open_source`.
+        registry: where names are looked up; built when needed.
+
+    Raises:
+        CheckpointError: there is no such thing on this machine, and it is not written as one on the Hub is.
+    """
+    if (address := on_hub(spec)) is not None:
+        return address
+    path = Path(spec)
+    with _readable(spec):
         if path.exists():
-            return _open_path(text, path, None)
+            return path
         if path.is_symlink():
-            raise CheckpointError(f"{text}: a link whose target is not there")
-    except OSError as error:  # a folder that may not be listed, a name that is too long
-        raise CheckpointError(f"{text}: cannot be read: {error.strerror or error}") from error
-    return _open_path(text, _registered(text, registry), None)
+            raise CheckpointError(f"{spec}: a link whose target is not there")
+    return _registered(str(spec), registry)
+
+
+@contextlib.contextmanager
+def _readable(spec: str | Path) -> Iterator[None]:
+    """Name what the system does not let us read: a folder that may not be listed, a name that is too long."""
+    try:
+        yield
+    except OSError as error:
+        raise CheckpointError(f"{spec}: cannot be read: {error.strerror or error}") from error
 
 
 def _registered(name: str, registry: Registry | None) -> Path:

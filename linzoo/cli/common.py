@@ -119,6 +119,19 @@ class Group(click.Group):
     group_class = type
 
 
+def require_sources(state: State, *sources: str | None) -> None:
+    """Refuse a model that is nowhere before libraries are imported, which takes seconds.
+
+    Raises:
+        CheckpointError: as :func:`linzoo.checkpoints.source.find_source`.
+    """
+    from linzoo.checkpoints.source import find_source
+
+    for each in sources:
+        if each is not None:
+            find_source(each, state.registry)
+
+
 def echo_json(value: Any) -> None:
     """Print a value as indented JSON on stdout."""
     click.echo(json.dumps(value, indent=2, ensure_ascii=False))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from linzoo.cli.common import Command, State, echo_json, pass_state
+from linzoo.cli.common import Command, State, echo_json, pass_state, require_sources
 from linzoo.cli.drawing import hush_libraries
 from linzoo.cli.recipes import preset_option, set_option
 
@@ -96,6 +96,7 @@ def distill(
     Exit codes: 0 done, 1 stopped or cannot start (the message says why), 2 wrong usage, 3 undecided.
     """
     out = out or Path(f"{Path(checkpoint).resolve().name}-distilled")
+    require_sources(state, checkpoint, options["teacher"])
     hush_libraries(state)
     if dry_run:
         _dry_run(state, checkpoint, out, device, as_json, options)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from linzoo.cli.common import Command, State, echo_json, pass_state
+from linzoo.cli.common import Command, State, echo_json, pass_state, require_sources
 from linzoo.cli.drawing import hush_libraries
 from linzoo.cli.tables import print_table
 
@@ -91,6 +91,7 @@ def push(state: State, /, checkpoint: str, repo: str, as_json: bool, **options: 
 
     Exit codes: 0 pushed (the last line is the commit's address), 1 refused or failed, 2 wrong usage.
     """
+    require_sources(state, checkpoint, options["teacher"])
     hush_libraries(state)
     from linzoo.distillation.progress import open_progress
     from linzoo.hub.push import push as run

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from linzoo.cli.common import Command, State, echo_json, parse_size, pass_state
+from linzoo.cli.common import Command, State, echo_json, parse_size, pass_state, require_sources
 from linzoo.cli.drawing import hush_libraries
 from linzoo.cli.tables import print_table
 
@@ -140,6 +140,7 @@ def validate(
 
     Exit codes: 0 every bar is reached, 1 one fell or it cannot be done (the message says why), 2 wrong usage, 3 undecided.
     """
+    require_sources(state, checkpoint, teacher)
     hush_libraries(state)
     from linzoo.checkpoints.atomic import write_bytes
     from linzoo.distillation.processes import leave

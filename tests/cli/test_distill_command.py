@@ -64,11 +64,11 @@ def invoke(*arguments: str) -> Result:
 
 def test_options_reach_the_function(asked: dict[str, Any]) -> None:
     done = invoke(
-        "ck", "--teacher", "mini", "--recipe", "mini", "--preset", "24gb", "--set", "seed=1", "--set", "seed=2",
+        "mini-linfusion", "--teacher", "mini", "--recipe", "mini", "--preset", "24gb", "--set", "seed=1", "--set", "seed=2",
         "--resume", "12", "--device", "cpu", "--out", "run",
     )  # fmt: skip
     assert done.exit_code == 0, done.output
-    assert asked["checkpoint"] == "ck"
+    assert asked["checkpoint"] == "mini-linfusion"
     assert asked["overrides"] == ("seed=1", "seed=2")
     assert (asked["recipe"], asked["preset"], asked["resume"]) == ("mini", "24gb", 12)
     assert (asked["out"], asked["device"]) == (Path("run"), "cpu")
@@ -94,7 +94,7 @@ def test_a_checkpoint_here_has_a_name_too(
 
 
 def test_json(asked: dict[str, Any]) -> None:
-    document = json.loads(invoke("ck", "--teacher", "mini", "--json").stdout)
+    document = json.loads(invoke("mini-linfusion", "--teacher", "mini", "--json").stdout)
     assert document["schema"] == 1
     assert document["measures"] == MEASURES
     assert document["best"] == {"step": 3, "kd": 0.2}
@@ -102,14 +102,14 @@ def test_json(asked: dict[str, Any]) -> None:
 
 def test_other_processes_are_silent(asked: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RANK", "1")
-    assert invoke("ck", "--teacher", "mini").stdout == ""
+    assert invoke("mini-linfusion", "--teacher", "mini").stdout == ""
 
 
 @pytest.mark.parametrize(
     ("arguments", "says"), [([], "--teacher"), (["--teacher", "mini", "--resume", "soon"], "'soon'")]
 )
 def test_wrong_usage(arguments: Sequence[str], says: str) -> None:
-    done = invoke("ck", *arguments)
+    done = invoke("mini-linfusion", *arguments)
     assert done.exit_code == 2
     assert says in done.stderr
 

@@ -48,7 +48,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 
 
 def invoke(*arguments: object, repo: str = "me/model") -> Result:
-    return CliRunner().invoke(main, ["push", "own", repo, *map(str, arguments)])
+    return CliRunner().invoke(main, ["push", "mini-linfusion", repo, *map(str, arguments)])
 
 
 def test_what_it_is_asked_for(asked: dict[str, Any], tmp_path: Path) -> None:
@@ -60,7 +60,7 @@ def test_what_it_is_asked_for(asked: dict[str, Any], tmp_path: Path) -> None:
     for name in ("registry", "progress"):
         del asked[name]
     assert asked == {
-        "checkpoint": "own", "repo": "me/model", "teacher": "mini", "report": tmp_path, "license": "mit",
+        "checkpoint": "mini-linfusion", "repo": "me/model", "teacher": "mini", "report": tmp_path, "license": "mit",
         "format": "pipeline", "private": True, "pr": False, "revision": "fp16", "message": "Weights",
         "max_shard_bytes": 500_000_000, "dry_run": False,
     }  # fmt: skip

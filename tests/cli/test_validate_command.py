@@ -53,7 +53,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 
 
 def invoke(*arguments: object) -> Result:
-    return CliRunner().invoke(main, ["validate", "own", "--teacher", "mini", *map(str, arguments)])
+    return CliRunner().invoke(main, ["validate", "mini-linfusion", "--teacher", "mini", *map(str, arguments)])
 
 
 # What it is asked for
@@ -70,7 +70,7 @@ def test_options_reach_the_function(asked: dict[str, Any], tmp_path: Path) -> No
         "--prediction-type", "v_prediction",
     )  # fmt: skip
     assert done.exit_code == 0, done.output
-    assert (asked["checkpoint"], asked["teacher"], asked["suite"]) == ("own", "mini", "full")
+    assert (asked["checkpoint"], asked["teacher"], asked["suite"]) == ("mini-linfusion", "mini", "full")
     assert asked["bars"] == {"kd": 0.5, "psnr": -10.0}
     assert (asked["preset"], asked["prompts"], asked["real"]) == ("coco-30k", prompts, tmp_path)
     assert (asked["encoders"], asked["images"], asked["size"]) == (("one", "two"), 9, (96, 64))

@@ -1,0 +1,41 @@
+"""A model that is nowhere is refused before anything is imported that takes seconds."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+RUN = """
+import json, sys
+from click.testing import CliRunner
+from linzoo.cli.main import main
+
+result = CliRunner().invoke(main, json.loads(sys.argv[1]))
+print(json.dumps([result.exit_code, result.output, sorted({"torch", "diffusers"} & set(sys.modules))]))
+"""
+
+
+@pytest.mark.parametrize(
+    ("command", "name"),
+    [
+        (["convert", "nowhere", "out"], "nowhere"),
+        (["distill", "mini-linfusion", "--teacher", "nowhere"], "nowhere"),
+        (["generate", "nowhere", "a cat"], "nowhere"),
+        (["inspect", "./user/model"], "./user/model"),
+        (["push", "nowhere", "user/model"], "nowhere"),
+        (["push", "mini-linfusion", "user/model", "--teacher", "no.safetensors"], "no.safetensors"),
+        (["validate", "mini-linfusion", "--teacher", "nowhere"], "nowhere"),
+        (["verify", "nowhere"], "nowhere"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
+)
+def test_a_model_that_is_nowhere_is_refused_at_once(command: list[str], name: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", RUN, json.dumps(command)], capture_output=True, text=True, check=True
+    )
+    code, output, imported = json.loads(done.stdout)
+    assert (code, imported) == (1, [])
+    assert output.startswith(f"error: {name}: no such file or folder, and no registered name")

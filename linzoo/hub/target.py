@@ -209,7 +209,7 @@ def open_target(repo: str, branch: str | None, *, pull_request: bool) -> Target:
     """Look at a repository before a push, and at whether the user may write to it; nothing is changed.
 
     Args:
-        repo: its id, with or without ``hf://``; without a name before the slash, one of the user's own.
+        repo: its id, its address or its page's; without a name before the slash, one of the user's own.
         branch: what will be committed to; None for the main branch.
         pull_request: a pull request will be opened, which needs no right to write to the repository.
 
@@ -224,10 +224,11 @@ def open_target(repo: str, branch: str | None, *, pull_request: bool) -> Target:
         raise CheckpointError(f"{repo}: nothing can be pushed offline; unset HF_HUB_OFFLINE")
     if branch is not None and not _BRANCH.fullmatch(branch):
         raise UsageError(f"--revision {branch!r} is no name of a branch")
-    with hub_errors(str(HubAddress(repo))):
+    name = _name(repo)
+    with hub_errors(str(HubAddress(name))):
         me = api.whoami()
+    repo = name if "/" in name else f"{me['name']}/{name}"
     _require_writing_token(repo, me)
-    repo = _full_name(repo, me["name"])
     with hub_errors(str(HubAddress(repo, branch))):
         info, has_branch = _look(api, repo, branch)
         if info is not None and not pull_request and not (branch or "").startswith(_PULL_REQUESTS):
@@ -247,17 +248,19 @@ def stored_files(info: ModelInfo) -> dict[str, StoredFile]:
     }
 
 
-def _full_name(repo: str, user: str) -> str:
+def _name(repo: str) -> str:
+    """The id of a repository, whichever way the user writes it; without the user's name, as that was left out."""
     from huggingface_hub.utils import HFValidationError, validate_repo_id
 
+    own = "me/" if "/" not in repo else ""  # stands for the user, who is not known yet
     try:
-        address = HubAddress.parse(repo if "/" in repo else f"{user}/{repo}")
+        address = HubAddress.parse(own + repo)
         validate_repo_id(address.repo)
     except (CheckpointError, HFValidationError) as error:
-        raise UsageError(f"{repo}: no id of a repository, such as {user}/my-linfusion") from error
+        raise UsageError(f"{repo}: no id of a repository, such as me/my-linfusion") from error
     if address != HubAddress(address.repo):
-        raise UsageError(f"{repo}: a push goes to a branch; name that with --revision")
-    return address.repo
+        raise UsageError(f"{repo}: a push goes to a repository; name a branch of it with --revision")
+    return address.repo.removeprefix(own)
 
 
 def _look(api: HfApi, repo: str, branch: str | None) -> tuple[ModelInfo | None, bool]:
@@ -280,16 +283,16 @@ def _has_branch(api: HfApi, repo: str, name: str) -> bool:
     if any(each.name == name for each in refs.branches):
         return True
     if any(each.name == name for each in refs.tags):
-        raise CheckpointError(f"{repo}: {name} is a tag, and a push goes to a branch")
+        raise CheckpointError(f"{HubAddress(repo)}: {name} is a tag, and a push goes to a branch")
     if _COMMIT.fullmatch(name):
-        raise CheckpointError(f"{repo}: {name} is a commit, and a push goes to a branch")
+        raise CheckpointError(f"{HubAddress(repo)}: {name} is a commit, and a push goes to a branch")
     return False
 
 
 def _require_writing_token(repo: str, me: Mapping[str, Any]) -> None:
     if me.get("auth", {}).get("accessToken", {}).get("role") == "read":
         raise CheckpointError(
-            f"{repo}: your token may only read; make one that may write, at https://huggingface.co/settings/tokens"
+            f"{HubAddress(repo)}: your token may only read; make one that may write, at https://huggingface.co/settings/tokens"
         )
 
 
@@ -302,7 +305,7 @@ def _require_right_to_write(api: HfApi, repo: str, user: str) -> None:
         if error.response.status_code != 403:
             raise
         raise CheckpointError(
-            f"{repo}: you ({user}) may not write there; open a pull request with --pr, push to a repository of yours, or use a"
+            f"{HubAddress(repo)}: you ({user}) may not write there; open a pull request with --pr, push to a repository of yours, or use a"
             " token that may write to this one"
         ) from error
 
@@ -312,6 +315,6 @@ def _require_namespace(repo: str, me: Mapping[str, Any]) -> None:
     mine = [me["name"], *(each["name"] for each in me.get("orgs", ()))]
     if repo.partition("/")[0] not in mine:
         raise CheckpointError(
-            f"{repo}: there is no such repository, and you ({me['name']}) cannot make one there; yours begin with"
+            f"{HubAddress(repo)}: there is no such repository, and you ({me['name']}) cannot make one there; yours begin with"
             f" {' or '.join(f'{name}/' for name in mine)}"
         )

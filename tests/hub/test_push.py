@@ -19,6 +19,7 @@ from pushing import LICENSE, MESSAGE, REPO, TEACHER, Pusher, checkpoint_of, put_
 from linzoo.checkpoints.lock import encode_json
 from linzoo.distillation.progress import Progress
 from linzoo.errors import CheckpointError, LinzooError, PluginError, UsageError
+from linzoo.hub.target import open_target
 from linzoo.hub.upload import Upload
 from linzoo.registry import build_registry
 from linzoo.testing.fake_hub import FakeHub, Fault
@@ -398,8 +399,6 @@ def test_a_checkpoint_on_the_hub_is_pushed_on(hub: FakeHub, push: Pusher) -> Non
     push("tester/third")
     for repo in ("tester/second", "tester/third"):
         assert set(hub.files(repo)) == ADAPTER
-    with pytest.raises(UsageError, match="name that with --revision"):
-        push("tester/second@main")
 
 
 def test_who_may_not_write(hub: FakeHub, push: Pusher, tmp_path: Path) -> None:
@@ -444,8 +443,6 @@ def test_options_that_do_not_go_together(hub: FakeHub, push: Pusher) -> None:
     refuse(push, hub, "no format 'zip'", UsageError, format="zip")
     refuse(push, hub, "leave out --pr to make it", pr=True)
     refuse(push, hub, "holds nothing", UsageError, max_shard_bytes=0)
-    with pytest.raises(UsageError, match="a/b/c"):
-        push("a/b/c")
 
 
 def test_a_plugin_can_stop_it(hub: FakeHub, push: Pusher, tmp_path: Path) -> None:
@@ -670,6 +667,40 @@ def test_folders_that_are_often_taken_for_a_checkpoint(hub: FakeHub, push: Pushe
     refuse(push, hub, "mini: a model and not a LinFusion checkpoint; 'linzoo convert mini OUT' makes one")
     push.checkpoint, push.report = checkpoint, tmp_path
     refuse(push, hub, "holds no report.json; name the folder that 'linzoo validate --report' wrote")
+
+
+@pytest.mark.parametrize(
+    ("repo", "name"),
+    [
+        ("model", "tester/model"),
+        ("somebody/model", "somebody/model"),
+        ("hf://somebody/model", "somebody/model"),
+        ("https://huggingface.co/somebody/model", "somebody/model"),
+    ],
+)
+def test_the_ways_to_write_a_repository(hub: FakeHub, repo: str, name: str) -> None:
+    hub.put(name, {"notes.txt": b"theirs"})
+    assert open_target(repo, None, pull_request=True).repo == name
+
+
+@pytest.mark.parametrize(
+    ("repo", "message"),
+    [
+        ("", "no id of a repository"),
+        ("a b", "no id of a repository"),
+        ("hf://model", "no id of a repository"),
+        ("a/b/c", "no id of a repository"),
+        ("a/b--c", "no id of a repository"),
+        ("https://huggingface.co/datasets/a/b", "no id of a repository"),
+        ("model@v1", "a branch of it with --revision"),
+        ("hf://a/b@v1", "a branch of it with --revision"),
+        ("a/b/c.safetensors", "a branch of it with --revision"),
+    ],
+)
+def test_what_is_no_repository_is_not_asked_for(hub: FakeHub, repo: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        open_target(repo, None, pull_request=False)
+    assert hub.requests == []
 
 
 def test_somebody_else_s_repository_wants_a_pull_request(hub: FakeHub, push: Pusher) -> None:

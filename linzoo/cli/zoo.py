@@ -109,7 +109,8 @@ def add_zoo(state: State, repo: str, indexes: tuple[str, ...], as_json: bool) ->
     """Add a published checkpoint of linzoo to an index, or its newer commit.
 
     Its lock file, model card and commit are read from the Hub. An index in a FILE is written; an index on the Hub gets a pull
-    request, or the address of the one that is open already. Run again, it changes nothing.
+    request, or the address of the one that is open already. Run again, it changes nothing, but for a pull request of yours
+    that the index has overtaken: that is closed, and another is opened.
 
     \b
     Examples:
@@ -152,7 +153,7 @@ def _row(listed: Listed) -> tuple[str, ...]:
         entry.variant,
         entry.base or "-",
         ", ".join(entry.mixers),
-        "not measured" if entry.kd is None else f"{entry.kd:.4g}",
+        entry.kd,
         entry.license or "-",
         "-" if entry.bytes is None else f"{entry.bytes / 1e6:,.1f} MB",
         listed.index,

@@ -13,12 +13,13 @@ from linzoo.checkpoints.atomic import write_bytes
 from linzoo.checkpoints.hub_errors import hub_errors
 from linzoo.errors import LinzooError, UsageError
 from linzoo.zoo.entry import ZooEntry
+from linzoo.zoo.errors import ZooError
 from linzoo.zoo.index import DATASETS, INDEX_NAME, Index, dataset_of, encode_index, open_index
 from linzoo.zoo.listing import VARIABLE, named_indexes
 from linzoo.zoo.published import read_published
 
 if TYPE_CHECKING:
-    from huggingface_hub import HfApi
+    from huggingface_hub import Discussion, HfApi
 
     from linzoo.registry import Registry
 
@@ -51,7 +52,7 @@ def add(checkpoint: str, index: Sequence[str | Path], registry: Registry) -> Add
 
     Raises:
         UsageError: there is not one index to add to.
-        ZooError: the checkpoint is none of linzoo's, or the index is malformed.
+        ZooError: the checkpoint is none of linzoo's, the index is malformed, or public where the checkpoint is private.
         CheckpointError: the Hub cannot be asked, or the file cannot be written.
     """
     named = named_indexes(index)
@@ -79,21 +80,28 @@ def _write(entry: ZooEntry, path: Path) -> Addition:
 
 
 def _propose(entry: ZooEntry, where: str, dataset: HubAddress) -> Addition:
-    """Open a pull request, or find the one that is open, so that the same command can be run again."""
+    """Open a pull request, or find the one that is open and can be merged, so that the command can be run again."""
     from huggingface_hub import CommitOperationAdd, HfApi
 
     api = HfApi()
     title = f"Add {entry.repo} at {str(entry.commit)[:7]}"
     with hub_errors(where):
-        head = api.dataset_info(dataset.repo, revision=dataset.revision).sha
-        index = _index_at(api, dataset.repo, head)
+        info = api.dataset_info(dataset.repo, revision=dataset.revision)
+        if not info.private and api.model_info(entry.repo, revision=entry.commit).private:
+            raise ZooError(
+                f"{entry.repo}: private, and {where} is for everybody to read; make the repository public first, or name an"
+                " index that is private too"
+            )
+        index = _index_at(api, dataset.repo, info.sha)
         if index.of(entry.repo) == entry:
             return Addition(entry, where, "present")
         for each in api.get_repo_discussions(
             dataset.repo, repo_type="dataset", discussion_type="pull_request", discussion_status="open"
         ):
             if each.title == title and _proposes(api, dataset.repo, each.git_reference, entry):
-                return Addition(entry, where, "pending", each.url)
+                if not _is_overtaken(api, each):
+                    return Addition(entry, where, "pending", each.url)
+                _close(api, each)
         commit: Any = api.create_commit(
             dataset.repo,
             [CommitOperationAdd(INDEX_NAME, encode_index(index.with_entry(entry)))],
@@ -101,7 +109,7 @@ def _propose(entry: ZooEntry, where: str, dataset: HubAddress) -> Addition:
             repo_type="dataset",
             revision=dataset.revision,
             create_pr=True,
-            parent_commit=head,
+            parent_commit=info.sha,
         )
     return Addition(entry, where, "proposed", commit.pr_url)
 
@@ -112,6 +120,21 @@ def _index_at(api: HfApi, repo: str, revision: str | None) -> Index:
     if INDEX_NAME not in api.list_repo_files(repo, repo_type="dataset", revision=revision):
         return Index(where, ())
     return open_index(where)
+
+
+def _is_overtaken(api: HfApi, proposal: Discussion) -> bool:
+    """Whether the index has changed since at the same place, so that nobody can merge the proposal."""
+    found = api.get_discussion_details(proposal.repo_id, proposal.num, repo_type="dataset")
+    return bool(found.conflicting_files)
+
+
+def _close(api: HfApi, proposal: Discussion) -> None:
+    """Close one's own; somebody else's stays."""
+    if proposal.author == api.whoami()["name"]:
+        why = "The index has changed at the same place; another pull request takes the place of this one."
+        api.change_discussion_status(
+            proposal.repo_id, proposal.num, "closed", comment=why, repo_type="dataset"
+        )
 
 
 def _proposes(api: HfApi, repo: str, revision: str | None, entry: ZooEntry) -> bool:

@@ -85,16 +85,16 @@ def _is_usable(entry: ZooEntry, live: LiveUNet, registry: Registry) -> bool:
 def _best(usable: Sequence[Listed], live: LiveUNet) -> Choice:
     rank = min(_rank(each.entry, live) for each in usable)
     closest = [each for each in usable if _rank(each.entry, live) == rank]
-    lowest = min((each.entry.kd for each in closest if each.entry.kd is not None), default=None)
-    best = [each for each in closest if each.entry.kd == lowest]
+    lowest = min(each.entry.closeness for each in closest)
+    best = [each for each in closest if each.entry.closeness == lowest]
     if len(best) > 1:
-        lines = (f"  {each.entry.checkpoint}: for {_base(each.entry)}, {_kd(each.entry)}" for each in best)
+        lines = (f"  {each.entry.checkpoint}: for {_base(each.entry)}, kd {each.entry.kd}" for each in best)
         raise UndecidedError(
             "\n".join(["several LinFusion checkpoints would do as well:", *lines, "name one of them"])
         )
     (chosen,) = best
     among = f", the lowest of {len(closest)}" if len(closest) > 1 else ""
-    why = f"{chosen.entry.checkpoint} ({chosen.index}): {_relation(chosen.entry, live)}; {_kd(chosen.entry)}{among}"
+    why = f"{chosen.entry.checkpoint} ({chosen.index}): {_relation(chosen.entry, live)}; kd {chosen.entry.kd}{among}"
     sure = Kinship.SAME_NAME if _unknown(chosen.entry, live) else Kinship.SAME_WEIGHTS
     return Choice(chosen.entry, why, doubtful=rank[0] > sure)
 
@@ -134,7 +134,3 @@ def _unknown(entry: ZooEntry, live: LiveUNet) -> str:
 
 def _base(entry: ZooEntry) -> str:
     return entry.base or "an unnamed model"
-
-
-def _kd(entry: ZooEntry) -> str:
-    return "not measured" if entry.kd is None else f"kd {entry.kd:.4g}"

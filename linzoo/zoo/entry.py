@@ -21,6 +21,12 @@ from linzoo.plugin.spec import (
     shown,
 )
 
+KD = "kd"
+"""The measure of a validation."""
+
+DISTILLATION_KD = "distillation-kd"
+"""The same of a distillation's own held-out samples."""
+
 _MODEL = re.compile(rf"[\w-][\w.-]*/[\w-][\w.-]*|{ID.pattern}", re.ASCII)
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _BASE_HASH = re.compile(r"[0-9a-f]{16}")
@@ -89,9 +95,22 @@ class ZooEntry(Spec):
         return str(HubAddress(self.repo, self.commit)) if "/" in self.repo else self.repo
 
     @property
-    def kd(self) -> float | None:
-        """How far its predictions are from its teacher's; None where nobody has measured it."""
-        return self.measures.get("kd")
+    def closeness(self) -> tuple[int, float]:
+        """Sorts by how far predictions are from the teacher's: by KD as validated, else as its distillation measured it.
+
+        The two are of other samples at other timesteps, and are not compared with one another.
+        """
+        known = [name for name in (KD, DISTILLATION_KD) if name in self.measures]
+        return (2, 0.0) if not known else ((KD, DISTILLATION_KD).index(known[0]), self.measures[known[0]])
+
+    @property
+    def kd(self) -> str:
+        """Its KD in words."""
+        if KD in self.measures:
+            return f"{self.measures[KD]:.4g}"
+        if DISTILLATION_KD in self.measures:
+            return f"{self.measures[DISTILLATION_KD]:.4g} in its distillation"
+        return "not measured"
 
     def to_json(self) -> dict[str, Any]:
         """Plain data for an index."""

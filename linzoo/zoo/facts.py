@@ -10,7 +10,7 @@ from linzoo.checkpoints.linfusion import LinFusionConfig
 from linzoo.checkpoints.lock import address_of, made_for
 from linzoo.checkpoints.shipped import shipped_under
 from linzoo.plugin.spec import SpecError
-from linzoo.zoo.entry import ZooEntry
+from linzoo.zoo.entry import DISTILLATION_KD, ZooEntry
 from linzoo.zoo.errors import ZooError
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def entry_of(
         repo: see :class:`ZooEntry`.
         commit: see :class:`ZooEntry`.
         license: see :class:`ZooEntry`.
-        measures: what a validation came to; the KD of its distillation stands where that has none.
+        measures: what a validation came to; the KD of its distillation is added.
 
     Raises:
         ZooError: what they say is missing or malformed.
@@ -61,7 +61,7 @@ def entry_of(
             license=license,
             bytes=sum(_at(outputs, name, "bytes") or 0 for name in outputs if name.endswith(_WEIGHTS))
             or None,
-            measures={**({} if kd is None else {"kd": kd}), **measures},
+            measures={**({} if kd is None else {DISTILLATION_KD: kd}), **measures},
         )
     except (SpecError, TypeError) as error:
         raise ZooError(f"{repo}: cannot be listed as its lock file and card describe it: {error}") from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -58,8 +59,9 @@ def test_listing_prints_one_row_each(index: Path) -> None:
     assert head.split() == ["CHECKPOINT", "VARIANT", "BASE", "MIXERS", "KD", "LICENCE", "SIZE", "FROM"]
     cells = {row.split()[0]: row for row in rows}
     assert len(cells) == 5
-    assert cells["mini-linfusion"].split() == [
-        "mini-linfusion", "mini", "mini", "generalized-linear", "0.006283", "apache-2.0", "0.8", "MB", "built-in",
+    assert re.split(" {2,}", cells["mini-linfusion"]) == [
+        "mini-linfusion", "mini", "mini", "generalized-linear", "0.006283 in its distillation", "apache-2.0", "0.8 MB",
+        "built-in",
     ]  # fmt: skip
     assert cells["Yuanshi/LinFusion-XL"].split()[-5:] == ["not", "measured", "-", "-", "built-in"]
     assert "821.0 MB" in cells["user/dream"]
@@ -103,7 +105,7 @@ def test_showing_one(index: Path) -> None:
     assert "base_hash: null\n" in shown.stdout
     document = json.loads(run("show", "mini-linfusion", "--json").stdout)
     assert (document["schema"], document["base_hash"]) == (1, "cff95565d8ee50dc")
-    assert document["measures"] == {"kd": pytest.approx(0.00628, abs=1e-5)}
+    assert document["measures"] == {"distillation-kd": pytest.approx(0.00628, abs=1e-5)}
     missing = run("show", "user/dreem", "--index", index)
     assert missing.exit_code == 1
     assert "did you mean 'user/dream'?" in missing.stderr

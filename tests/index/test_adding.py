@@ -107,10 +107,14 @@ class TestReading:
         self, publish: Publish, converted: Path, zoo: Registry
     ) -> None:
         publish(distill=distilled(converted))
-        assert read_published(HubAddress(REPO), zoo).measures == {"kd": 0.0125, "psnr": 31}
+        assert read_published(HubAddress(REPO), zoo).measures == {
+            "distillation-kd": 0.5,
+            "kd": 0.0125,
+            "psnr": 31,
+        }
         publish("# Tiny", distill=distilled(converted))
         entry = read_published(HubAddress(REPO), zoo)
-        assert (entry.measures, entry.recipe, entry.license) == ({"kd": 0.5}, "sd15", None)
+        assert (entry.measures, entry.recipe, entry.license) == ({"distillation-kd": 0.5}, "sd15", None)
 
     @pytest.mark.parametrize(
         ("said", "license"),
@@ -289,6 +293,37 @@ class TestADataset:
         again = add(REPO, [INDEX], zoo)
         assert (again.outcome, again.pull_request) == ("pending", first.pull_request)
         assert len(hub.pull_requests(DATASET, "dataset")) == 1
+
+    @pytest.mark.parametrize("mine", [True, False])
+    def test_a_pull_request_that_nobody_can_merge_is_made_anew(
+        self, hub: FakeHub, expected: ZooEntry, zoo: Registry, monkeypatch: pytest.MonkeyPatch, mine: bool
+    ) -> None:
+        from huggingface_hub import HfApi
+
+        first = add(REPO, [INDEX], zoo)
+        if not mine:
+            monkeypatch.setattr(HfApi, "whoami", lambda _: {"name": "friend"})
+        overtaking = Index("", (make_entry("user/a"), make_entry("user/zzz")))
+        hub.put(DATASET, {INDEX_NAME: encode_index(overtaking)}, repo_type="dataset")
+        again = add(REPO, [INDEX], zoo)
+        assert again.outcome == "proposed"
+        assert again.pull_request != first.pull_request
+        old, new = hub.pull_requests(DATASET, "dataset")
+        assert (old.status, new.status) == ("closed" if mine else "open", "open")
+        entries = open_index(f"{INDEX}@{new.revision}").entries
+        assert entries == (expected, *overtaking.entries)
+        assert add(REPO, [INDEX], zoo).pull_request == again.pull_request
+
+    def test_a_private_repository_is_kept_out_of_a_public_index(
+        self, hub: FakeHub, expected: ZooEntry, zoo: Registry
+    ) -> None:
+        secret = "tester/secret"
+        hub.put(secret, {name: hub.read(REPO, name) for name in hub.files(REPO)}, private=True)
+        with pytest.raises(ZooError, match=rf"{secret}: private, and {INDEX} is for everybody to read"):
+            add(secret, [INDEX], zoo)
+        assert hub.pull_requests(DATASET, "dataset") == []
+        hub.put("tester/own-zoo", {"README.md": b"# Ours"}, repo_type="dataset", private=True)
+        assert add(secret, ["hf://datasets/tester/own-zoo"], zoo).outcome == "proposed"
 
     def test_what_main_has_is_not_proposed(self, hub: FakeHub, expected: ZooEntry, zoo: Registry) -> None:
         hub.put(DATASET, {INDEX_NAME: encode_index(Index("", (expected,)))}, repo_type="dataset")

@@ -133,7 +133,7 @@ class TestChoosing:
         assert choice.entry == exact
         assert not choice.doubtful
         assert choice.why.endswith(
-            f"zoo.json): made for exactly these weights (base hash {hash_on_disk}); not measured"
+            f"zoo.json): made for exactly these weights (base hash {hash_on_disk}); kd not measured"
         )
 
     def test_the_same_name_goes_before_another_model(self, unet: UNet2DConditionModel, pick: Chooser) -> None:
@@ -172,8 +172,13 @@ class TestChoosing:
         choice = pick(*entries)
         assert choice.entry.repo == "user/c"
         assert choice.why.endswith("kd 0.01, the lowest of 3")
+        entries += [make_entry("user/d", measures={"distillation-kd": 0.001})]
+        assert pick(*entries).entry.repo == "user/c"  # what a distillation measured is of other samples
+        distilled = pick(entries[0], entries[3], make_entry("user/e", measures={"distillation-kd": 0.002}))
+        assert distilled.entry.repo == "user/d"
+        assert distilled.why.endswith("kd 0.001 in its distillation, the lowest of 3")
 
-    @pytest.mark.parametrize("measures", [{}, {"kd": 0.02}])
+    @pytest.mark.parametrize("measures", [{}, {"kd": 0.02}, {"distillation-kd": 0.02}])
     def test_it_refuses_to_choose_among_equals_that_nothing_tells_apart(
         self, pick: Chooser, measures: dict[str, float]
     ) -> None:
@@ -293,6 +298,6 @@ class TestLoading:
         assert (handle.source, len(handle.modules)) == ("mini-linfusion", 10)
         assert [each.levelname for each in caplog.records if each.name == "linzoo"] == ["WARNING"] * doubtful
         assert json.dumps(handle.why) in (
-            '"mini-linfusion (built-in): made for exactly these weights (base hash cff95565d8ee50dc); kd 0.006283"',
-            '"mini-linfusion (built-in): made for another model of variant mini, mini; kd 0.006283"',
+            '"mini-linfusion (built-in): made for exactly these weights (base hash cff95565d8ee50dc); kd 0.006283 in its distillation"',
+            '"mini-linfusion (built-in): made for another model of variant mini, mini; kd 0.006283 in its distillation"',
         )

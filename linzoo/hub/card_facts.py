@@ -24,6 +24,7 @@ class CardFacts:
         config: the replaced modules.
         variant: the variant of the teacher.
         base_model: the Hub id of the teacher; None where it is not on the Hub, or known by its hashes alone.
+        earlier_base: the base model that an earlier push to the repository was for; None where there was none, or no such.
         base_commit: the commit of it that the checkpoint was made from; None where that is unknown.
         teacher: how a reader names the teacher.
         license: under which the checkpoint is published.
@@ -38,6 +39,7 @@ class CardFacts:
     config: LinFusionConfig
     variant: Variant
     base_model: str | None
+    earlier_base: str | None
     base_commit: str | None
     teacher: str
     license: License

@@ -30,7 +30,8 @@ def changed_metadata(
 ) -> dict[str, Any]:
     """The keys that linzoo sets on a card, None for one that goes.
 
-    Tags and example pictures that are not linzoo's stay, and so does a ``base_model`` where the teacher is not on the Hub.
+    Tags and example pictures that are not linzoo's stay, and so does the owner's ``base_model`` where the teacher is not on
+    the Hub.
 
     Args:
         facts: what the card is written from.
@@ -48,7 +49,7 @@ def changed_metadata(
         license=facts.license.id,
         license_name=facts.license.name,
         license_link=facts.license.link,
-        base_model=facts.base_model or existing.get("base_model"),
+        base_model=facts.base_model or _of_the_owner(existing.get("base_model"), facts),
         base_model_relation=_RELATIONS[facts.format],
         tags=[*(tag for tag in _list(existing.get("tags")) if tag not in ours), *tags],
         widget=[*(each for each in _list(existing.get("widget")) if not _is_ours(each)), *_widget(facts)]
@@ -58,6 +59,11 @@ def changed_metadata(
     )
     said = card.to_dict()
     return {key: said.get(key) for key in _KEYS}
+
+
+def _of_the_owner(base_model: Any, facts: CardFacts) -> Any:
+    """What stands on the card, if it is not what an earlier push has put there."""
+    return None if base_model == facts.earlier_base else base_model
 
 
 def _list(value: Any) -> list[Any]:

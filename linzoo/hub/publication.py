@@ -125,6 +125,7 @@ class Publication:
 
     def _facts(self, pictures: tuple[str, ...]) -> CardFacts:
         base = address_of(made_for(self.lock))
+        earlier = address_of(made_for(self.target.lock or {}))
         return CardFacts(
             repo=self.target.repo,
             format=self.format,
@@ -132,6 +133,7 @@ class Publication:
             config=LinFusionConfig.from_folder(self.checkpoint.path),
             variant=self.variant,
             base_model=base.repo if base else None,
+            earlier_base=earlier.repo if earlier else None,
             base_commit=base.revision if base else None,
             teacher=base.repo if base else _in_words(self.lock, self.registry),
             license=self.license,

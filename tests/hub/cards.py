@@ -61,6 +61,7 @@ def facts(**changes: Any) -> CardFacts:
         config=LinFusionConfig.from_folder(folder),
         variant=REGISTRY.variants.get_value("mini"),
         base_model="artist/emoji",
+        earlier_base=None,
         base_commit=COMMIT,
         teacher="artist/emoji",
         license=License("cc-by-4.0", None, None, "inherited from the card of artist/emoji at commit 0123456"),

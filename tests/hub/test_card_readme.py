@@ -122,6 +122,13 @@ class TestMetadata:
         assert found.eval_results is None
         assert ModelCard(render(before)).data.base_model == "artist/emoji"
 
+    def test_the_base_model_of_an_earlier_push_goes_with_it(self) -> None:
+        before = render()
+        unknown = {"base_model": None, "base_commit": None, "teacher": "a local file"}
+        assert ModelCard(render(before, **unknown)).data.base_model == "artist/emoji"
+        assert ModelCard(render(before, earlier_base="artist/emoji", **unknown)).data.base_model is None
+        assert ModelCard(render(before, earlier_base="artist/emoji")).data.base_model == "artist/emoji"
+
 
 class TestSection:
     def test_it_is_put_at_the_end_and_then_stays_where_it_is_moved(self) -> None:

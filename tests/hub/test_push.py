@@ -357,6 +357,22 @@ def test_the_teacher_s_licence_text_goes_along(hub: FakeHub, push: Pusher) -> No
     assert hub.read("tester/other", "LICENSE.md") == b"My own terms.\n", "what somebody else put there stays"
 
 
+def test_a_base_model_goes_with_the_push_that_named_it(hub: FakeHub, push: Pusher) -> None:
+    push()
+    path = push.checkpoint / "linzoo.lock.json"
+    lock = json.loads(path.read_text())
+    for name in ("repo", "commit"):  # made from mini instead, which ships with linzoo
+        del lock["source"][name]
+    path.write_bytes(encode_json(lock))
+    push.renew("from mini")
+    card = hub.read(REPO, "README.md").decode().replace(f"license: {LICENSE}", "license: apache-2.0")
+    hub.put(REPO, {"README.md": card.encode()})
+    push()
+    made = ModelCard(hub.read(REPO, "README.md").decode())
+    assert made.data.base_model is None
+    assert "mini, which ships with linzoo" in made.text
+
+
 def test_a_local_teacher_is_asked_for(hub: FakeHub, push: Pusher) -> None:
     shutil.rmtree(push.checkpoint)
     checkpoint_of(push.checkpoint, None)

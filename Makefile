@@ -93,6 +93,7 @@ clean: ## Remove the environment and everything that was built.
 $(READY): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "linzoo's pinned environment needs Python 3.11 or later, and $(PYTHON) is not; name one: make PYTHON=python3.12 ..."; exit 1; }
+	@echo "Setting up $(VENV): $$(grep -c == requirements.lock) packages, torch among them; this takes some minutes."
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement requirements.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .

@@ -83,6 +83,12 @@ def on_hub(text: str | Path) -> HubAddress | None:
     return None
 
 
+def name_of(text: str | Path) -> str:
+    """What is named after a SOURCE or CHECKPOINT is called so: after the repository, or the file or folder."""
+    address = on_hub(text)
+    return Path(text).resolve().name if address is None else address.repo.rpartition("/")[2]
+
+
 @contextlib.contextmanager
 def no_folder_either(text: str | Path) -> Iterator[None]:
     """Let errors of the Hub say that there is no such folder too, where a name leaves out ``hf://`` and may mean one.

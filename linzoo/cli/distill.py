@@ -95,8 +95,10 @@ def distill(
 
     Exit codes: 0 done, 1 stopped or cannot start (the message says why), 2 wrong usage, 3 undecided.
     """
-    out = out or Path(f"{Path(checkpoint).resolve().name}-distilled")
     require_sources(state, checkpoint, options["teacher"])
+    from linzoo.checkpoints.address import name_of
+
+    out = out or Path(f"{name_of(checkpoint)}-distilled")
     hush_libraries(state)
     if dry_run:
         _dry_run(state, checkpoint, out, device, as_json, options)

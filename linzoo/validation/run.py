@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from linzoo.checkpoints.address import name_of
 from linzoo.checkpoints.atomic import explain_os_errors, held, write_bytes
 from linzoo.checkpoints.detection import inspect
 from linzoo.checkpoints.linfusion import LinFusionConfig
@@ -120,8 +121,7 @@ def _open(checkpoint: str | Path, registry: Registry) -> Checkpoint:
 
 def _report_of(checkpoint: Checkpoint) -> str:
     """The folder of a report that the user did not name: after the checkpoint as it was given."""
-    name, _, _ = checkpoint.spec.partition("@") if checkpoint.revision else (checkpoint.spec, "", "")
-    return f"{Path(name).resolve().name}-validation"
+    return f"{name_of(checkpoint.spec)}-validation"
 
 
 @contextmanager

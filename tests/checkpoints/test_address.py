@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from linzoo.checkpoints.address import HubAddress, on_hub
+from linzoo.checkpoints.address import HubAddress, name_of, on_hub
 from linzoo.errors import CheckpointError
 
 NAMES = st.from_regex(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,8}", fullmatch=True)
@@ -92,6 +92,27 @@ def test_the_scheme_may_be_left_out_where_nothing_here_has_that_name(
     assert on_hub(too_long) == HubAddress(too_long)
     for here in ("mini", "./model", "a/b/c.safetensors", "/user/model", "user/model/", Path("user/other")):
         assert on_hub(here) is None
+
+
+@pytest.mark.parametrize(
+    ("spec", "name"),
+    [
+        ("hf://user/model@v1", "model"),
+        ("user/model@v1", "model"),
+        ("https://huggingface.co/user/model/tree/v1", "model"),
+        ("hf://user/model/v2/tune.safetensors", "model"),
+        ("some/where/tune/", "tune"),
+        (Path("some/tune"), "tune"),
+        (".", "here"),
+        ("mini", "mini"),
+    ],
+)
+def test_what_is_named_after_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spec: str | Path, name: str
+) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    assert name_of(spec) == name
 
 
 def test_a_file_is_no_whole_repository() -> None:

@@ -7,18 +7,23 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 from linzoo.errors import CheckpointError
 
 SCHEME = "hf://"
+_WEB = ("https://", "http://")
+
+MODEL_SUFFIXES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
+"""How single files end that linzoo reads."""
 
 _REPO = r"(?P<repo>[\w-][\w.-]*/[\w-][\w.-]*)"
-_NAME = re.compile(rf"{_REPO}(?:@(?P<revision>[\w./-]+))?")
-_REVISION = r"(?P<revision>refs/\w+/\w+|[^/@]+)"  # one that a file may follow
-_FILE = r"(?P<file>.+\.[a-zA-Z]+)"  # release/1.0 is a branch
+_NAME = re.compile(rf"{_REPO}(?:@(?P<revision>[\w./-]*[\w.-]))?")
+_REVISION = r"(?P<revision>refs/\w+/\w+|[^/@]+)"  # that something follows: elsewhere its slashes are quoted
+_FILE = rf"(?P<file>.+(?:{'|'.join(map(re.escape, MODEL_SUFFIXES))}))"
 _INSIDE = re.compile(rf"{_REPO}(?:@{_REVISION})?/{_FILE}")
-_PAGE = re.compile(rf"{_REPO}(?:/(?:tree|blob|resolve)/{_REVISION}(?:/{_FILE})?)?/?")
+_PAGE = re.compile(rf"/{_REPO}(?:/(?:tree|blob|resolve)/{_REVISION}(?:/{_FILE})?)?/?")
+_PULL_REQUEST = re.compile(r"refs/\w+/\w+")
 
 
 @dataclass(frozen=True)
@@ -28,7 +33,7 @@ class HubAddress:
     Attributes:
         repo: its id, ``user/name``.
         revision: branch, tag or commit; None for the main branch.
-        file: the weights file that is the model, with ``/`` between its folders; None where the repository is.
+        file: the single file that is the model, with ``/`` between its folders; None where the repository is.
     """
 
     repo: str
@@ -37,21 +42,23 @@ class HubAddress:
 
     @classmethod
     def parse(cls, text: str) -> HubAddress:
-        """Read an address, with or without ``hf://``, or the address of its page on the Hub.
+        """Read an address, with or without ``hf://``, or that of a repository's or file's page on the Hub's web site.
 
         Raises:
             CheckpointError: it is malformed.
         """
-        if (page := _page(text)) is not None:
-            return page
+        if text.startswith(_WEB):
+            return _of_page(text)
         name = text.removeprefix(SCHEME)
-        match = _INSIDE.fullmatch(name) or _NAME.fullmatch(name)
-        if match is None:
-            raise CheckpointError(
-                f"{text}: not of the form {SCHEME}user/repo, {SCHEME}user/repo@revision or"
-                f" {SCHEME}user/repo@revision/model.safetensors"
-            )
-        return cls(**match.groupdict())
+        if match := _INSIDE.fullmatch(name):
+            revision = match["revision"]
+            return cls(match["repo"], revision and unquote(revision), match["file"])
+        if match := _NAME.fullmatch(name):
+            return cls(match["repo"], match["revision"])
+        raise CheckpointError(
+            f"{text}: not of the form {SCHEME}user/repo, {SCHEME}user/repo@revision or"
+            f" {SCHEME}user/repo@revision/model.safetensors"
+        )
 
     def whole(self) -> HubAddress:
         """The address itself, where a whole repository is meant.
@@ -60,38 +67,42 @@ class HubAddress:
             CheckpointError: it is that of a file.
         """
         if self.file is not None:
-            raise CheckpointError(f"{self}: one file, where a whole repository is meant")
+            raise CheckpointError(
+                f"{self}: one file, where a whole repository is meant; name {HubAddress(self.repo, self.revision)}"
+            )
         return self
 
     def __str__(self) -> str:
-        revision = f"@{self.revision}" if self.revision else ""
-        return f"{SCHEME}{self.repo}{revision}" + (f"/{self.file}" if self.file else "")
+        revision, file = self.revision, self.file
+        if revision is not None and file is not None and not _PULL_REQUEST.fullmatch(revision):
+            revision = quote(revision, safe="")
+        return SCHEME + self.repo + (f"@{revision}" if revision else "") + (f"/{file}" if file else "")
 
 
 def on_hub(text: str | Path) -> HubAddress | None:
     """The address that a SOURCE or CHECKPOINT names; None for what is on this machine.
 
-    ``hf://`` may be left out before a whole repository, as long as there is no such file or folder.
+    ``hf://`` may be left out before a repository, as long as there is no such file or folder; ``folder/model.safetensors`` is
+    a file.
 
     Raises:
-        CheckpointError: it begins with ``hf://`` or as a page on the Hub does, and is malformed.
+        CheckpointError: it begins with ``hf://`` or as a web address does, and is malformed.
     """
     if not isinstance(text, str):
         return None
-    if _says_so(text) or (_NAME.fullmatch(text) and not _is_here(text)):
-        return HubAddress.parse(text)
-    return None
+    bare = _NAME.fullmatch(text) and not text.lower().endswith(MODEL_SUFFIXES) and not _is_here(text)
+    return HubAddress.parse(text) if bare or _says_so(text) else None
 
 
 def name_of(text: str | Path) -> str:
-    """What is named after a SOURCE or CHECKPOINT is called so: after the repository, or the file or folder."""
+    """The name for what is made from a SOURCE or CHECKPOINT: that of the repository, file or folder."""
     address = on_hub(text)
     return Path(text).resolve().name if address is None else address.repo.rpartition("/")[2]
 
 
 @contextlib.contextmanager
 def no_folder_either(text: str | Path) -> Iterator[None]:
-    """Let errors of the Hub say that there is no such folder too, where a name leaves out ``hf://`` and may mean one.
+    """Let the Hub's "no" say that there is no such folder too, where a name leaves out ``hf://`` and may mean one.
 
     Raises:
         CheckpointError: what the block raises, with that.
@@ -99,9 +110,13 @@ def no_folder_either(text: str | Path) -> Iterator[None]:
     try:
         yield
     except CheckpointError as error:
-        if _says_so(str(text)) or on_hub(text) is None:
+        if _says_so(str(text)) or on_hub(text) is None or not _is_no(error.__cause__):
             raise
         raise CheckpointError(f"{error}\n  Nor is there a file or folder {text} on this machine.") from error
+
+
+def _says_so(text: str) -> bool:
+    return text.startswith((SCHEME, *_WEB))
 
 
 def _is_here(text: str) -> bool:
@@ -110,28 +125,30 @@ def _is_here(text: str) -> bool:
     return False
 
 
-def _says_so(text: str) -> bool:
-    return text.startswith((SCHEME, "https://", "http://"))
+def _is_no(error: BaseException | None) -> bool:
+    """Whether the Hub knows no such repository or has given no answer; where it has, the name is no mistake."""
+    from huggingface_hub.errors import RepositoryNotFoundError
+
+    answered = getattr(error, "response", None) is not None
+    return error is not None and (isinstance(error, RepositoryNotFoundError) or not answered)
 
 
-def _page(text: str) -> HubAddress | None:
-    """The model whose page in the browser this is; None for what is no web address.
+def _of_page(text: str) -> HubAddress:
+    """The model whose page in the browser this is.
 
     Raises:
         CheckpointError: it is a page of something else.
     """
-    if not text.startswith(("https://", "http://")):
-        return None
     from huggingface_hub import constants
 
     match = None
     with contextlib.suppress(ValueError):
         parts = urlsplit(text)
-        if parts.netloc in {"huggingface.co", "hf.co", urlsplit(constants.ENDPOINT).netloc}:
-            match = _PAGE.fullmatch(unquote(parts.path).removeprefix("/"))
+        if parts.netloc.lower() in {"huggingface.co", "hf.co", urlsplit(constants.ENDPOINT).netloc}:
+            match = _PAGE.fullmatch(parts.path)
     if match is None:
         raise CheckpointError(
-            f"{text}: not the page of a model on the Hugging Face Hub, or of a weights file in one; download the file and"
-            " name that"
+            f"{text}: not the page of a model on the Hugging Face Hub, or of a file in one that linzoo reads"
+            f" ({', '.join(MODEL_SUFFIXES)}); name one of these, or download the file and name that"
         )
-    return HubAddress(**match.groupdict())
+    return HubAddress(*(part and unquote(part) for part in match.group("repo", "revision", "file")))

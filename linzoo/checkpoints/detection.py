@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -16,7 +16,7 @@ from linzoo.checkpoints.lock import LOCK_NAME, read_lock
 from linzoo.checkpoints.matching import Fit, closest, fit, matches
 from linzoo.checkpoints.prediction import PREDICTION_TYPES, prediction_evidence, zero_terminal_snr
 from linzoo.checkpoints.source import Checkpoint, open_source
-from linzoo.errors import CheckpointError, UsageError
+from linzoo.errors import CheckpointError, PluginError, UsageError
 
 if TYPE_CHECKING:
     from linzoo.plugin import PredictionType, Variant
@@ -83,7 +83,7 @@ class Detector:
                 f"{self.checkpoint.spec}: not the '{variant}' that --variant says: {self.evidence[-1].detail}"
             )
         if kind == "linfusion":
-            return self._result(kind, name_of(kind), *self._recorded(), "high")
+            return self._linfusion()
         if kind != "unet":
             known = kind != "unknown"
             return self._result(kind, name_of(kind) if known else "", None, None, "high" if known else "none")
@@ -133,27 +133,31 @@ class Detector:
         self._see("kind", "structure", detail, kind if known else None, "high" if known else "none")
         return kind
 
-    def _recorded(self) -> tuple[Variant | None, PredictionType | None]:
-        """What the lock file of a LinFusion checkpoint says of the model that it was made for; official weights have none."""
-        folder = self.checkpoint.path
-        lock = read_lock(folder) if folder.is_dir() else None
-        detection = {} if lock is None else lock.get("detection", {})
-        variants = {each.value.id: each.value for each in self.registry.variants}
-        variant = self._lock_says("variant", detection, variants)
-        prediction = self._lock_says("prediction_type", detection, PREDICTION_TYPES)
-        return variants.get(variant or ""), cast("PredictionType | None", prediction)
+    def _linfusion(self) -> Inspection:
+        """What a LinFusion checkpoint was made for is in its lock file; official weights have none."""
+        detection = self._lock().get("detection", {})
+        said, predicted = detection.get("variant"), detection.get("prediction_type")
+        variant = None
+        if isinstance(said, str):
+            try:
+                variant = self.registry.variants[said].value
+                self._see("variant", "lock", f"{LOCK_NAME} says so", said, "high")
+            except PluginError as error:
+                self._see("variant", "lock", f"{LOCK_NAME} says '{said}': {error}", None, "none")
+        if predicted in PREDICTION_TYPES:
+            self._see("prediction_type", "lock", f"{LOCK_NAME} says so", predicted, "high")
+        else:
+            predicted = None
+        level = weakest(each.confidence for each in self.evidence)
+        return self._result("linfusion", name_of("linfusion"), variant, predicted, level)
 
-    def _lock_says(self, about: str, detection: Mapping[str, Any], known: Collection[str]) -> str | None:
-        said = detection.get(about)
-        if not isinstance(said, str):
-            return None
-        if said not in known:
-            self._see(
-                about, "lock", f"{LOCK_NAME} says '{said}', which nothing installed knows", None, "none"
-            )
-            return None
-        self._see(about, "lock", f"{LOCK_NAME} says so", said, "high")
-        return said
+    def _lock(self) -> Mapping[str, Any]:
+        folder = self.checkpoint.path
+        try:
+            return (read_lock(folder) if folder.is_dir() else None) or {}
+        except CheckpointError as error:
+            self.problems.append(str(error))
+            return {}
 
     def _named(self, variant: str) -> tuple[Variant, Confidence, str]:
         fitted = fit(self.registry.variants[variant], self.shapes, ldm=self.ldm)

@@ -21,7 +21,7 @@ class Evidence:
 
     Attributes:
         about: the question that it bears on.
-        source: the rung: see :mod:`linzoo.checkpoints.prediction`.
+        source: the rung: see :mod:`linzoo.checkpoints.prediction`; ``lock`` is the lock file of a LinFusion checkpoint.
         detail: what was seen, for people.
         says: the answer that it gives; None when it only explains why there is none.
         confidence: how far it can be trusted.

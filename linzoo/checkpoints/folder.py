@@ -21,8 +21,6 @@ _WEIGHTS = (
 )
 """Names that diffusers gives to a model's weights, the preferred one first."""
 
-PICKLE_SUFFIXES = frozenset({".ckpt", ".pt", ".pth", ".bin"})
-
 PIPELINE_CONFIG = "model_index.json"
 """The file that makes a folder or repository a whole pipeline."""
 
@@ -36,19 +34,6 @@ def pick_weights(names: frozenset[str]) -> str | None:
     """Of the files of a component folder, by their paths in it, the weights file or shard index to read."""
     places = (*_WEIGHTS, *(f"{LINEAR_WEIGHTS}/{name}" for name in _WEIGHTS))
     return next((name for name in places if name in names), None)
-
-
-def require_readable(file: Path) -> None:
-    """Check by its name that a single file is one whose tensors linzoo reads.
-
-    Raises:
-        CheckpointError: it is not.
-    """
-    if file.suffix.lower() not in PICKLE_SUFFIXES | {".safetensors"}:
-        raise CheckpointError(
-            f"{file}: linzoo reads .safetensors and {', '.join(sorted(PICKLE_SUFFIXES))} files,"
-            f" not '{file.suffix or file.name}'"
-        )
 
 
 def shards_of(index: dict[str, Any], where: str) -> dict[str, frozenset[str]]:

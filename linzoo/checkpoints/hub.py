@@ -6,7 +6,7 @@ import difflib
 import glob
 import re
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,7 +16,6 @@ from linzoo.checkpoints.folder import (
     PIPELINE_CONFIG,
     pick_weights,
     read_json,
-    require_readable,
     shards_of,
 )
 from linzoo.checkpoints.hub_errors import hub_errors
@@ -139,7 +138,6 @@ def _named_file(address: HubAddress, names: Collection[str]) -> str:
         close = difflib.get_close_matches(file, names, n=1)
         hint = f"; did you mean '{close[0]}'?" if close else ""
         raise CheckpointError(f"{address}: {_where()} has no such file{hint}")
-    require_readable(Path(file))
     return file
 
 
@@ -149,10 +147,11 @@ def _only_file(address: HubAddress, names: Collection[str]) -> str:
         return files[0]
     if not files:
         inside = min((name for name in names if name.endswith(".safetensors")), default=None)
-        hint = f"; a file in a folder of it is named so: {address}/{inside}" if inside else ""
+        hint = f"; a file in a folder of it is named so: {replace(address, file=inside)}" if inside else ""
         raise CheckpointError(f"{address}: {_where()} holds no UNet weights that linzoo reads{hint}")
     raise CheckpointError(
-        f"{address}: the repository holds several models ({', '.join(files)}); name one: {address}/{files[0]}"
+        f"{address}: the repository holds several models ({', '.join(files)}); name one:"
+        f" {replace(address, file=files[0])}"
     )
 
 

@@ -11,16 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from linzoo.checkpoints.address import HubAddress, no_folder_either, on_hub
+from linzoo.checkpoints.address import MODEL_SUFFIXES, HubAddress, no_folder_either, on_hub
 from linzoo.checkpoints.digest import changed, stamp_of
 from linzoo.checkpoints.files import SafetensorsFiles, TensorStore
-from linzoo.checkpoints.folder import (
-    PICKLE_SUFFIXES,
-    PIPELINE_CONFIG,
-    open_component,
-    read_configs,
-    require_readable,
-)
+from linzoo.checkpoints.folder import PIPELINE_CONFIG, open_component, read_configs
 from linzoo.checkpoints.header import DTYPES, TensorInfo
 from linzoo.checkpoints.layout import Layout, layout_of
 from linzoo.errors import CheckpointError
@@ -203,14 +197,18 @@ def _open_path(spec: str, path: Path, revision: str | None) -> Checkpoint:
         return _open_folder(spec, path, revision)
     if not path.is_file():
         raise CheckpointError(f"{path}: neither a file nor a folder")
-    require_readable(path)
+    suffix = path.suffix.lower()
+    if suffix not in MODEL_SUFFIXES:
+        raise CheckpointError(
+            f"{path}: linzoo reads {', '.join(MODEL_SUFFIXES)} files, not '{path.suffix or path.name}'"
+        )
     store: TensorStore
-    if path.suffix.lower() in PICKLE_SUFFIXES:
+    if suffix == ".safetensors":
+        store = SafetensorsFiles({path: None})
+    else:
         from linzoo.checkpoints.ckpt import PickledTensors
 
         store = PickledTensors(path)
-    else:
-        store = SafetensorsFiles({path: None})
     return Checkpoint(spec, path, layout_of(store.tensors), store, {}, revision)
 
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     "--from",
     "linfusion",
     metavar="LINFUSION",
-    help="Published LinFusion weights: a folder or hf://repo[@rev].",
+    help="Published LinFusion weights: a folder, or user/repo[@rev] on the Hub.",
 )
 @click.option("--base", metavar="MODEL", help="The model that those were distilled from, for --init delta.")
 @click.option(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from linzoo.cli.common import Command, State, parse_size, pass_state, progress
+from linzoo.cli.common import Command, State, parse_size, pass_state, progress, require_sources
 from linzoo.cli.drawing import open_teacher, sheet_of
 from linzoo.errors import UsageError
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 @click.option(
     "--linfusion",
     metavar="CHECKPOINT",
-    help="LinFusion checkpoint to mount: a folder, hf://repo, or 'auto' for what 'linzoo zoo' knows for SOURCE.",
+    help="LinFusion checkpoint to mount: a folder, user/repo[@rev] on the Hub, or 'auto' for what 'linzoo zoo' knows for SOURCE.",
 )
 @click.option("--compare", is_flag=True, help="Draw with the teacher too and write both side by side.")
 @click.option(
@@ -95,6 +95,7 @@ def generate(
     if linfusion is None and (compare or min_tokens):
         option = "--compare" if compare else "--min-tokens"
         raise UsageError(f"{option} needs --linfusion CHECKPOINT, the student.")
+    require_sources(state, source, None if linfusion == "auto" else linfusion)
     from linzoo.checkpoints.detection import inspect
     from linzoo.generate.compare import Settings, draw
     from linzoo.generate.compare import compare as draw_both

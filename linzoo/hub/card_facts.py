@@ -24,7 +24,8 @@ class CardFacts:
         config: the replaced modules.
         variant: the variant of the teacher.
         base_model: the Hub id of the teacher; None where it is not on the Hub, or known by its hashes alone.
-        earlier_base: the base model that an earlier push to the repository was for; None where there was none, or no such.
+        earlier_base: the base model that an earlier push to the repository named; None where there was no such push, or it named
+            none.
         base_commit: the commit of it that the checkpoint was made from; None where that is unknown.
         teacher: how a reader names the teacher.
         license: under which the checkpoint is published.

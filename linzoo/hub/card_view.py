@@ -148,7 +148,8 @@ def _sources(lock: Mapping[str, Any]) -> Iterator[Markdown]:
         model = "" if address is None else f", {_model(address.repo, address.revision)}"
         for name, file in record["files"].items():
             size = f", {file['bytes']:,} bytes" if "bytes" in file else ""
-            yield Markdown(f"{ROLES[role]}{model}: {code(name)}{size}, SHA-256 {code(file['sha256'])}")
+            file_name = record.get("file", name)
+            yield Markdown(f"{ROLES[role]}{model}: {code(file_name)}{size}, SHA-256 {code(file['sha256'])}")
 
 
 def _license(facts: CardFacts) -> Markdown:

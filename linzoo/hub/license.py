@@ -152,12 +152,12 @@ def require_agreement(settled: License, card: str | None, repo: str) -> None:
         data = ModelCard(card, ignore_metadata_errors=False).data.to_dict()
     except (ValueError, YAMLError) as error:
         raise CheckpointError(
-            f"{repo}: the metadata of its README.md is damaged ({error}); mend it on the Hub"
+            f"{HubAddress(repo)}: the metadata of its README.md is damaged ({error}); mend it on the Hub"
         ) from error
     there = license_in(data, "")
     if there is not None and there.identity != settled.identity:
         raise CheckpointError(
-            f"{repo}: its README.md says that it is under {there}, and this would be under {settled} ({settled.origin}); if the"
+            f"{HubAddress(repo)}: its README.md says that it is under {there}, and this would be under {settled} ({settled.origin}); if the"
             " card is wrong, change it there first"
         )
 

@@ -226,9 +226,10 @@ def _open(checkpoint: str | Path, registry: Registry) -> tuple[Checkpoint, Mappi
 def _check_visible(target: Target, private: bool, pr: bool) -> None:
     if private and target.private is False:
         raise CheckpointError(
-            f"{target.repo} is public, and a push does not change that; make it private in its settings, or leave out --private"
+            f"{target.where}: public, and a push does not change that; make it private in its settings, or leave out"
+            " --private"
         )
     if pr and not target.exists:
         raise CheckpointError(
-            f"{target.repo}: there is no such repository to open a pull request in; leave out --pr to make it"
+            f"{target.where}: there is no such repository to open a pull request in; leave out --pr to make it"
         )

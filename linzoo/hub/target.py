@@ -83,6 +83,11 @@ class Target:
     head: str | None
     files: Mapping[str, StoredFile]
 
+    @property
+    def where(self) -> str:
+        """How errors name it."""
+        return str(HubAddress(self.repo))
+
     @cached_property
     def lock(self) -> Mapping[str, Any] | None:
         """The lock file that it holds; None where there is none.
@@ -171,7 +176,7 @@ class Target:
         weights = [name for name in self.files if name.endswith(WEIGHT_SUFFIXES)]
         if not all(name.startswith(_OFFICIAL) for name in weights):
             return None
-        return LinFusionConfig.from_json(document, f"{self.repo}: {CONFIG_NAME}")
+        return LinFusionConfig.from_json(document, f"{self.where}: {CONFIG_NAME}")
 
     def _foreign(self) -> str:
         """What a repository without a lock file holds of a model; empty where there is none, or an official one."""
@@ -195,7 +200,7 @@ class Target:
             yield
         except (CheckpointError, UnicodeDecodeError) as error:
             raise CheckpointError(
-                f"{self.repo}: its {name} is damaged; mend or delete it on the Hub ({error})"
+                f"{self.where}: its {name} is damaged; mend or delete it on the Hub ({error})"
             ) from error
 
     def _fetch(self, name: str) -> Path | None:
@@ -257,7 +262,7 @@ def _name(repo: str) -> str:
         address = HubAddress.parse(own + repo)
         validate_repo_id(address.repo)
     except (CheckpointError, HFValidationError) as error:
-        raise UsageError(f"{repo}: no id of a repository, such as me/my-linfusion") from error
+        raise UsageError(f"{repo!r}: no id of a repository, such as me/my-linfusion") from error
     if address != HubAddress(address.repo):
         raise UsageError(f"{repo}: a push goes to a repository; name a branch of it with --revision")
     return address.repo.removeprefix(own)
@@ -292,7 +297,8 @@ def _has_branch(api: HfApi, repo: str, name: str) -> bool:
 def _require_writing_token(repo: str, me: Mapping[str, Any]) -> None:
     if me.get("auth", {}).get("accessToken", {}).get("role") == "read":
         raise CheckpointError(
-            f"{HubAddress(repo)}: your token may only read; make one that may write, at https://huggingface.co/settings/tokens"
+            f"{HubAddress(repo)}: your token may only read; make one that may write, at"
+            " https://huggingface.co/settings/tokens"
         )
 
 
@@ -305,8 +311,8 @@ def _require_right_to_write(api: HfApi, repo: str, user: str) -> None:
         if error.response.status_code != 403:
             raise
         raise CheckpointError(
-            f"{HubAddress(repo)}: you ({user}) may not write there; open a pull request with --pr, push to a repository of yours, or use a"
-            " token that may write to this one"
+            f"{HubAddress(repo)}: you ({user}) may not write there; open a pull request with --pr, push to a repository of"
+            " yours, or use a token that may write to this one"
         ) from error
 
 
@@ -315,6 +321,6 @@ def _require_namespace(repo: str, me: Mapping[str, Any]) -> None:
     mine = [me["name"], *(each["name"] for each in me.get("orgs", ()))]
     if repo.partition("/")[0] not in mine:
         raise CheckpointError(
-            f"{HubAddress(repo)}: there is no such repository, and you ({me['name']}) cannot make one there; yours begin with"
-            f" {' or '.join(f'{name}/' for name in mine)}"
+            f"{HubAddress(repo)}: there is no such repository, and you ({me['name']}) cannot make one there; yours begin"
+            f" with {' or '.join(f'{name}/' for name in mine)}"
         )

@@ -59,7 +59,7 @@ def validate(
     by all. What was drawn is kept in ``report`` and not drawn again.
 
     Args:
-        checkpoint: the LinFusion checkpoint: a folder, or ``hf://repo``.
+        checkpoint: the LinFusion checkpoint: a folder, or ``user/repo[@rev]`` on the Hub.
         teacher: the model that it was made from: a diffusers folder, a file, ``hf://repo[@rev][/file]`` or a registered name.
         suite: ``quick``, ``quality``, ``speed`` or ``full``.
         report: folder for ``report.html``, ``report.json`` and the pictures. None writes no report of ``quick``, and that of

@@ -87,21 +87,19 @@ def _propose(entry: ZooEntry, where: str, dataset: HubAddress) -> Addition:
     title = f"Add {entry.repo} at {str(entry.commit)[:7]}"
     with hub_errors(where):
         info = api.dataset_info(dataset.repo, revision=dataset.revision)
-        if not info.private and api.model_info(entry.repo, revision=entry.commit).private:
-            raise ZooError(
-                f"{entry.repo}: private, and {where} is for everybody to read; make the repository public first, or name an"
-                " index that is private too"
-            )
+        if not info.private:
+            _require_public(api, entry, where)
         index = _index_at(api, dataset.repo, info.sha)
         if index.of(entry.repo) == entry:
             return Addition(entry, where, "present")
+        overtaken = []
         for each in api.get_repo_discussions(
             dataset.repo, repo_type="dataset", discussion_type="pull_request", discussion_status="open"
         ):
             if each.title == title and _proposes(api, dataset.repo, each.git_reference, entry):
                 if not _is_overtaken(api, each):
                     return Addition(entry, where, "pending", each.url)
-                _close(api, each)
+                overtaken.append(each)
         commit: Any = api.create_commit(
             dataset.repo,
             [CommitOperationAdd(INDEX_NAME, encode_index(index.with_entry(entry)))],
@@ -111,6 +109,8 @@ def _propose(entry: ZooEntry, where: str, dataset: HubAddress) -> Addition:
             create_pr=True,
             parent_commit=info.sha,
         )
+        for each in overtaken:
+            _close(api, each, commit.pr_url)
     return Addition(entry, where, "proposed", commit.pr_url)
 
 
@@ -122,16 +122,26 @@ def _index_at(api: HfApi, repo: str, revision: str | None) -> Index:
     return open_index(where)
 
 
+def _require_public(api: HfApi, entry: ZooEntry, where: str) -> None:
+    with hub_errors(entry.checkpoint):
+        private = api.model_info(entry.repo, revision=entry.commit).private
+    if private:
+        raise ZooError(
+            f"{entry.repo}: private, and {where} is for everybody to read; make the repository public first, or name an"
+            " index that is private too"
+        )
+
+
 def _is_overtaken(api: HfApi, proposal: Discussion) -> bool:
     """Whether the index has changed since at the same place, so that nobody can merge the proposal."""
     found = api.get_discussion_details(proposal.repo_id, proposal.num, repo_type="dataset")
     return bool(found.conflicting_files)
 
 
-def _close(api: HfApi, proposal: Discussion) -> None:
+def _close(api: HfApi, proposal: Discussion, successor: str) -> None:
     """Close one's own; somebody else's stays."""
     if proposal.author == api.whoami()["name"]:
-        why = "The index has changed at the same place; another pull request takes the place of this one."
+        why = f"The index has changed at the same place since; {successor} takes the place of this one."
         api.change_discussion_status(
             proposal.repo_id, proposal.num, "closed", comment=why, repo_type="dataset"
         )

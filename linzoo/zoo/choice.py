@@ -93,10 +93,21 @@ def _best(usable: Sequence[Listed], live: LiveUNet) -> Choice:
             "\n".join(["several LinFusion checkpoints would do as well:", *lines, "name one of them"])
         )
     (chosen,) = best
-    among = f", the lowest of {len(closest)}" if len(closest) > 1 else ""
-    why = f"{chosen.entry.checkpoint} ({chosen.index}): {_relation(chosen.entry, live)}; kd {chosen.entry.kd}{among}"
+    why = (
+        f"{chosen.entry.checkpoint} ({chosen.index}): {_relation(chosen.entry, live)}; kd {chosen.entry.kd}"
+        f"{_among(chosen.entry, closest)}"
+    )
     sure = Kinship.SAME_NAME if _unknown(chosen.entry, live) else Kinship.SAME_WEIGHTS
     return Choice(chosen.entry, why, doubtful=rank[0] > sure)
+
+
+def _among(chosen: ZooEntry, closest: Sequence[Listed]) -> str:
+    """What its KD is among those that it can be compared with."""
+    measured = chosen.closeness[0]
+    count = sum(each.entry.closeness[0] == measured for each in closest)
+    if count > 1:
+        return f", the lowest of {count}"
+    return ", the only one of its kind" if len(closest) > 1 else ""
 
 
 def _rank(entry: ZooEntry, live: LiveUNet) -> tuple[Kinship, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -12,6 +13,7 @@ from linzoo.checkpoints.address import SCHEME, HubAddress
 from linzoo.checkpoints.folder import read_json
 from linzoo.checkpoints.hub_errors import hub_errors
 from linzoo.checkpoints.lock import encode_json
+from linzoo.errors import CheckpointError
 from linzoo.plugin.spec import SpecError
 from linzoo.zoo.entry import ZooEntry, parse_entry
 from linzoo.zoo.errors import ZooError
@@ -52,13 +54,14 @@ def dataset_of(where: str | Path) -> HubAddress | None:
         ZooError: it begins as one on the Hub does, and is none.
     """
     text = str(where)
-    if not text.startswith(SCHEME):
+    if not text.startswith((SCHEME, "https://", "http://")):
         return None
-    if not text.startswith(DATASETS):
-        raise ZooError(
-            f"{text}: an index on the Hub is a dataset: write {DATASETS}user/name or {DATASETS}user/name@revision"
-        )
-    return HubAddress.parse(text.removeprefix(DATASETS)).whole()
+    with contextlib.suppress(CheckpointError):
+        if text.startswith(DATASETS):
+            return HubAddress.parse(text.removeprefix(DATASETS)).whole()
+    raise ZooError(
+        f"{text}: an index on the Hub is a dataset: write {DATASETS}user/name or {DATASETS}user/name@revision"
+    )
 
 
 def open_index(where: str | Path) -> Index:

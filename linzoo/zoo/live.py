@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from linzoo.checkpoints.address import on_hub
 from linzoo.checkpoints.base_hash import hash_arrays, hashed_names
 from linzoo.checkpoints.features import fingerprint_of
 from linzoo.checkpoints.matching import closest, matches
+from linzoo.errors import CheckpointError
 from linzoo.zoo.errors import ZooError
 
 if TYPE_CHECKING:
@@ -101,5 +103,7 @@ def _repo(pipe: Any, unet: nn.Module) -> str | None:
         return None
     if cached := _CACHED.search(str(place)):
         return f"{cached[1]}/{cached[2]}"
-    address = on_hub(str(place))
-    return address.repo if address else None
+    with contextlib.suppress(CheckpointError):  # a config may hold any address
+        address = on_hub(str(place))
+        return address.repo if address else None
+    return None

@@ -261,7 +261,7 @@ def test_component_folders_are_told_by_their_class(
     [
         ("sdxl", "v_prediction", ["sdxl", "v_prediction"], 1024),
         ("theirs", "epsilon", [None, "epsilon"], None),
-        ("sd15", "x0", ["sd15", None], None),
+        ("sd15", "x0", ["sd15"], None),
         ("sd15", None, ["sd15"], None),
         (None, 3, [], None),
     ],
@@ -284,10 +284,26 @@ def test_a_linfusion_checkpoint_is_for_what_its_lock_file_says(
     assert found.variant == (variant if variant in says else None)
     assert found.prediction_type == (prediction_type if prediction_type in says else None)
     assert found.native_size == size
+    assert found.confidence == ("none" if None in says else "high")
     with pytest.raises(CheckpointError, match=r"a UNet is needed here"):
         found.require()
     with pytest.raises(CheckpointError, match=r"not the 'sd15' that --variant says"):
         inspect(tmp_path, registry=registry, variant="sd15")
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [("{", "not valid JSON"), ('{"lock_version": 99, "outputs": {}}', "written by a newer linzoo")],
+)
+def test_a_lock_file_that_cannot_be_read_is_a_problem_of_the_checkpoint(
+    text: str, problem: str, registry: Registry, tmp_path: Path
+) -> None:
+    write_json(tmp_path / "config.json", {"_class_name": "LinFusion"})
+    write_sparse(tmp_path / "diffusion_pytorch_model.safetensors", {"0.to_q_.0.weight": (4, 4)})
+    (tmp_path / LOCK_NAME).write_text(text)
+    found = inspect(tmp_path, registry=registry)
+    assert (found.kind, found.variant) == ("linfusion", None)
+    assert problem in found.problems[-1]
 
 
 def test_what_is_nothing_known_is_unknown(registry: Registry, tmp_path: Path) -> None:

@@ -233,9 +233,7 @@ def test_weights_without_a_config_are_a_file_and_not_a_model(hub: FakeHub) -> No
 
 def test_one_file_of_several_may_be_named(hub: FakeHub, pipeline: str) -> None:
     content = save({"model.diffusion_model.out.2.bias": NUMBERS})
-    commit = hub.put(
-        REPO, {"v2/dream shaper.safetensors": content, "v2/dream shaper.yaml": b"", "v2/notes.txt": b""}
-    )
+    commit = hub.put(REPO, {"v2/dream shaper.safetensors": content, "v2/dream shaper.yaml": b""})
     address = f"hf://{REPO}@{commit}/v2/dream shaper.safetensors"
     for fetch_weights in (False, True):
         opened = open_source(address, fetch_weights=fetch_weights)
@@ -245,7 +243,7 @@ def test_one_file_of_several_may_be_named(hub: FakeHub, pipeline: str) -> None:
         assert asked(hub) == {"v2/dream shaper.safetensors", "v2/dream shaper.yaml"}
         for name, message in (
             ("v2/dreamshaper.safetensors", "has no such file; did you mean 'v2/dream shaper.safetensors'"),
-            ("v2/notes.txt", "linzoo reads .safetensors and"),
+            ("v2/notes.txt", "not of the form hf://user/repo"),
             ("../../model.safetensors", "has no such file"),
         ):
             with pytest.raises(CheckpointError, match=message):

@@ -179,7 +179,7 @@ def test_what_is_no_source(tmp_path: Path, registry: Registry) -> None:
     with pytest.raises(CheckpointError, match=r"name the file itself: .*model\.safetensors"):
         open_source(tmp_path)
     (tmp_path / "notes.txt").touch()
-    with pytest.raises(CheckpointError, match=r"linzoo reads .safetensors and .*, not '.txt'"):
+    with pytest.raises(CheckpointError, match=r"linzoo reads .safetensors, .*, not '.txt'"):
         open_source(tmp_path / "notes.txt")
     os.mkfifo(tmp_path / "pipe.safetensors")
     with pytest.raises(CheckpointError, match=r"neither a file nor a folder"):

@@ -23,7 +23,9 @@ print(json.dumps([result.exit_code, result.output, sorted({"torch", "diffusers"}
     [
         (["convert", "nowhere", "out"], "nowhere"),
         (["distill", "mini-linfusion", "--teacher", "nowhere"], "nowhere"),
+        (["convert", "models/no.safetensors", "out"], "models/no.safetensors"),
         (["generate", "nowhere", "a cat"], "nowhere"),
+        (["generate", "mini", "a cat", "--linfusion", "nowhere"], "nowhere"),
         (["inspect", "./user/model"], "./user/model"),
         (["push", "nowhere", "user/model"], "nowhere"),
         (["push", "mini-linfusion", "user/model", "--teacher", "no.safetensors"], "no.safetensors"),

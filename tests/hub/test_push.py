@@ -129,7 +129,7 @@ def test_private_and_message(hub: FakeHub, push: Pusher) -> None:
     assert HfApi().model_info(REPO).private
     assert commits()[0] == "First weights"
     hub.put("tester/public", {"notes.txt": b"mine"})
-    with pytest.raises(CheckpointError, match="tester/public is public"):
+    with pytest.raises(CheckpointError, match="hf://tester/public: public, and a push does not change that"):
         push("tester/public", private=True)
 
 

@@ -314,6 +314,20 @@ class TestADataset:
         assert entries == (expected, *overtaking.entries)
         assert add(REPO, [INDEX], zoo).pull_request == again.pull_request
 
+    def test_an_overtaken_pull_request_stays_open_until_there_is_another(
+        self, hub: FakeHub, expected: ZooEntry, zoo: Registry
+    ) -> None:
+        add(REPO, [INDEX], zoo)
+        overtaking = Index("", (make_entry("user/a"), make_entry("user/zzz")))
+        hub.put(DATASET, {INDEX_NAME: encode_index(overtaking)}, repo_type="dataset")
+        hub.inject(Fault("status", method="POST", path="/commit/", status=500, times=99))
+        with pytest.raises(CheckpointError, match="the Hub has trouble of its own"):
+            add(REPO, [INDEX], zoo)
+        hub.clear_faults()
+        assert [each.status for each in hub.pull_requests(DATASET, "dataset")] == ["open"]
+        assert add(REPO, [INDEX], zoo).outcome == "proposed"
+        assert [each.status for each in hub.pull_requests(DATASET, "dataset")] == ["closed", "open"]
+
     def test_a_private_repository_is_kept_out_of_a_public_index(
         self, hub: FakeHub, expected: ZooEntry, zoo: Registry
     ) -> None:

@@ -112,6 +112,8 @@ class TestWhatAUNetIs:
         pipe.register_to_config(_name_or_path="artist/pipeline")
         assert look_at(pipe, pipe.unet, zoo).repo == "artist/pipeline"
         assert look_at(pipe, from_repo(pipe.unet), zoo).repo == BASE
+        for page in ("https://civitai.com/models/4384", "hf://malformed"):  # what others write into configs
+            assert look_at(pipe, from_repo(pipe.unet, page), zoo).repo is None
 
     def test_no_variant_of_ours(self, zoo: Registry) -> None:
         with pytest.raises(
@@ -171,12 +173,15 @@ class TestChoosing:
         ]
         choice = pick(*entries)
         assert choice.entry.repo == "user/c"
-        assert choice.why.endswith("kd 0.01, the lowest of 3")
+        assert choice.why.endswith("kd 0.01, the lowest of 2")
         entries += [make_entry("user/d", measures={"distillation-kd": 0.001})]
-        assert pick(*entries).entry.repo == "user/c"  # what a distillation measured is of other samples
+        same = pick(*entries)  # what a distillation measured is of other samples
+        assert same.entry.repo == "user/c"
+        assert same.why.endswith("kd 0.01, the lowest of 2")
+        assert pick(entries[0], entries[1], entries[3]).why.endswith("kd 0.03, the only one of its kind")
         distilled = pick(entries[0], entries[3], make_entry("user/e", measures={"distillation-kd": 0.002}))
         assert distilled.entry.repo == "user/d"
-        assert distilled.why.endswith("kd 0.001 in its distillation, the lowest of 3")
+        assert distilled.why.endswith("kd 0.001 in its distillation, the lowest of 2")
 
     @pytest.mark.parametrize("measures", [{}, {"kd": 0.02}, {"distillation-kd": 0.02}])
     def test_it_refuses_to_choose_among_equals_that_nothing_tells_apart(

@@ -152,7 +152,17 @@ class TestOnTheHub:
         with pytest.raises(CheckpointError, match="no such repository"):
             open_index("hf://datasets/user/none")
 
-    @pytest.mark.parametrize("where", ["hf://user/zoo", "hf://datasets", "hf://spaces/user/zoo"])
+    @pytest.mark.parametrize(
+        "where",
+        [
+            "hf://user/zoo",
+            "hf://datasets",
+            "hf://spaces/user/zoo",
+            "https://huggingface.co/datasets/user/zoo",
+            "hf://datasets/user/zoo/zoo.bin",
+            "https://elsewhere/zoo.json",
+        ],
+    )
     def test_other_addresses_are_refused(self, where: str) -> None:
         with pytest.raises(
             ZooError, match=r"an index on the Hub is a dataset: write hf://datasets/user/name"

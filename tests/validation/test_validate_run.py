@@ -311,18 +311,16 @@ def test_a_report_has_the_checkpoints_name_where_none_is_given(
 
 
 @pytest.mark.parametrize(
-    ("spec", "revision", "name"),
+    ("spec", "name"),
     [
-        ("mini-linfusion", None, "mini-linfusion"),
-        ("folder/my@model/", None, "my@model"),
-        ("hf://user/repo@v1", "0" * 40, "repo"),
-        ("hf://user/repo", "0" * 40, "repo"),
+        ("mini-linfusion", "mini-linfusion"),
+        ("folder/my@model/", "my@model"),
+        ("hf://user/repo@v1", "repo"),
+        ("hf://user/repo", "repo"),
     ],
 )
-def test_a_report_is_called_after_the_checkpoint_as_it_was_given(
-    spec: str, revision: str | None, name: str
-) -> None:
-    assert _report_of(SimpleNamespace(spec=spec, revision=revision)) == f"{name}-validation"
+def test_a_report_is_called_after_the_checkpoint(spec: str, name: str) -> None:
+    assert _report_of(SimpleNamespace(spec=spec)) == f"{name}-validation"
 
 
 def test_a_checkpoint_is_a_folder(zoo: Registry, linfusion: Path) -> None:

@@ -16,8 +16,9 @@ from linzoo.attention.fold import fold, foldable, unfold
 from linzoo.attention.linfusion import LinFusion
 from linzoo.attention.mount import mount, mounted_layers, refuse_hooks, refuse_mounted, unmount
 from linzoo.attention.mounted import MountedAttention
-from linzoo.checkpoints.linfusion import WEIGHTS_NAME, LinFusionConfig
-from linzoo.checkpoints.source import Checkpoint, open_source
+from linzoo.checkpoints.linfusion import LinFusionConfig
+from linzoo.checkpoints.linfusion_folder import open_linfusion
+from linzoo.checkpoints.source import Checkpoint
 from linzoo.errors import CheckpointError, UsageError
 from linzoo.zoo.choice import AUTO, choose
 
@@ -193,17 +194,7 @@ def read_linfusion(checkpoint: str | Path, *, registry: Registry | None = None) 
     Raises:
         CheckpointError: not a complete LinFusion checkpoint; names the first tensors that are at fault.
     """
-    opened = open_source(checkpoint, registry=registry)
-    if not opened.path.is_dir():
-        raise CheckpointError(
-            f"{opened.path}: a LinFusion checkpoint is a folder, with config.json and {WEIGHTS_NAME} in it, and this is "
-            "a file. 'linzoo convert' makes one from a teacher."
-        )
-    if "model_index" in opened.configs:
-        raise CheckpointError(
-            f"{opened.spec}: a whole pipeline and not the linear modules alone; load it with"
-            " diffusers.DiffusionPipeline.from_pretrained(..., trust_remote_code=True)"
-        )
+    opened = open_linfusion(checkpoint, registry=registry)
     linfusion = announced(LinFusionConfig.from_folder(opened.path), registry)
     _check_tensors(opened, linfusion)
     weights = {name: read_tensor(opened, name) for name in linfusion.state_dict()}

@@ -14,8 +14,9 @@ from linzoo.checkpoints.atomic import require_space
 from linzoo.checkpoints.detection import inspect
 from linzoo.checkpoints.inspection import Inspection
 from linzoo.checkpoints.linfusion import LinFusionConfig
+from linzoo.checkpoints.linfusion_folder import open_linfusion
 from linzoo.checkpoints.lock import read_lock
-from linzoo.checkpoints.source import Checkpoint, open_source
+from linzoo.checkpoints.source import Checkpoint
 from linzoo.checkpoints.unet import open_unet
 from linzoo.distillation.arithmetic import Arithmetic, run_folder
 from linzoo.distillation.data.sources import open_source as open_data
@@ -25,7 +26,7 @@ from linzoo.distillation.log import wanted_trackers
 from linzoo.distillation.lookup import find_recipe
 from linzoo.distillation.optimization import require_optimizer
 from linzoo.distillation.recipe import Recipe, Stage
-from linzoo.errors import CheckpointError, UsageError
+from linzoo.errors import UsageError
 from linzoo.generate.teacher import require_text_to_image
 from linzoo.plugin import Variant
 
@@ -122,17 +123,13 @@ def plan_run(
     registry: Registry,
 ) -> RunPlan:
     """Read everything's description and check that it fits; see :func:`linzoo.distill` for arguments and errors."""
+    opened = open_linfusion(checkpoint, registry=registry)
     found = inspect(teacher, registry=registry, variant=variant, prediction_type=prediction_type)
     require_text_to_image(found)
     entry, _ = found.require()
     registered = next(each for each in registry.variants if each.value is entry)
     resolved = _recipe(recipe, preset, overrides, out if resume is not None else None, registered, registry)
     check_out(out, resume)
-    opened = open_source(checkpoint, registry=registry)
-    if not opened.path.is_dir():
-        raise CheckpointError(
-            f"{opened.path}: a LinFusion checkpoint is a folder, and this is a file; 'linzoo convert' makes one"
-        )
     config = LinFusionConfig.from_folder(opened.path)
     plan = RunPlan(found, registered, opened, config, read_lock(opened.path), resolved, out, resume)
     _check_variant(plan, registry)

@@ -9,11 +9,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
-from linzoo.checkpoints.folder import PIPELINE_CONFIG
 from linzoo.checkpoints.license import License
 from linzoo.checkpoints.linfusion import LinFusionConfig
-from linzoo.checkpoints.lock import LOCK_NAME, changed_outputs, is_distilled, read_lock
-from linzoo.checkpoints.source import Checkpoint, open_source
+from linzoo.checkpoints.linfusion_folder import open_linfusion
+from linzoo.checkpoints.lock import changed_outputs, is_distilled, read_lock
+from linzoo.checkpoints.source import Checkpoint
 from linzoo.distillation.portable import publishable
 from linzoo.distillation.progress import Progress
 from linzoo.errors import CheckpointError, UsageError
@@ -196,16 +196,7 @@ def _check_options(format: str, pr: bool, revision: str | None, message: str, ma
 
 def _open(checkpoint: str | Path, registry: Registry) -> tuple[Checkpoint, Mapping[str, Any]]:
     """The checkpoint and its lock file, which tells what it was made from; both as linzoo wrote them."""
-    inside = Path(checkpoint) / "linfusion"
-    if (inside / LOCK_NAME).is_file():
-        raise CheckpointError(f"{checkpoint}: the folder of a distillation; its checkpoint is {inside}")
-    opened = open_source(checkpoint, registry=registry)
-    if not opened.path.is_dir():
-        raise CheckpointError(f"{opened.path}: a LinFusion checkpoint is a folder, and this is a file")
-    if PIPELINE_CONFIG in {each.name for each in opened.path.iterdir()}:
-        raise CheckpointError(
-            f"{opened.spec}: a model and not a LinFusion checkpoint; 'linzoo convert {opened.spec} OUT' makes one from it"
-        )
+    opened = open_linfusion(checkpoint, registry=registry)
     lock = read_lock(opened.path)
     if lock is None:
         raise CheckpointError(

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 
 from linzoo.attention.plan import Placement
 from linzoo.checkpoints.linfusion import GENERALIZED_LINEAR, LinFusionConfig
+from linzoo.checkpoints.linfusion_folder import open_linfusion
 from linzoo.checkpoints.lock import read_lock
-from linzoo.checkpoints.source import Checkpoint, open_source
+from linzoo.checkpoints.source import Checkpoint
 from linzoo.errors import CheckpointError
 from linzoo.init.numbers import FLOATS
 from linzoo.init.recipe import PublishedWeights
@@ -31,11 +32,7 @@ def open_published(spec: str | Path, variant: Registered[Variant], registry: Reg
     Raises:
         CheckpointError: it is no LinFusion checkpoint, is damaged, or is of another variant.
     """
-    checkpoint = open_source(spec, registry=registry, fetch_weights=False)
-    if checkpoint.layout != "diffusers-component":
-        raise CheckpointError(
-            f"{spec}: no LinFusion checkpoint; that is a folder with config.json and its weights"
-        )
+    checkpoint = open_linfusion(spec, registry=registry, fetch_weights=False)
     config = LinFusionConfig.from_json(checkpoint.configs["unet"], f"{checkpoint.spec}/config.json")
     _check_variant(checkpoint, variant, registry)
     for name, info in checkpoint.tensors.items():

@@ -15,12 +15,12 @@ from linzoo.checkpoints.address import name_of
 from linzoo.checkpoints.atomic import explain_os_errors, held, write_bytes
 from linzoo.checkpoints.detection import inspect
 from linzoo.checkpoints.linfusion import LinFusionConfig
+from linzoo.checkpoints.linfusion_folder import open_linfusion
 from linzoo.checkpoints.lock import plain, read_lock
-from linzoo.checkpoints.source import Checkpoint, open_source
+from linzoo.checkpoints.source import Checkpoint
 from linzoo.distillation.log import finite
 from linzoo.distillation.processes import Processes
 from linzoo.distillation.progress import Progress
-from linzoo.errors import CheckpointError
 from linzoo.generate.teacher import require_text_to_image, usable_device
 from linzoo.plugin import Check, Measure
 from linzoo.registry.problems import brief
@@ -89,11 +89,11 @@ def validate(
     wanted = Wishes(**wishes)
     checks = checks_of(suite, registry)
     require_known(wanted.bars, suite, checks)
+    opened = open_linfusion(checkpoint, registry=registry)
     found = inspect(teacher, registry=registry, variant=variant, prediction_type=prediction_type)
     require_text_to_image(found)
     entry, _ = found.require()
     registered = next(each for each in registry.variants if each.value is entry)
-    opened = _open(checkpoint, registry)
     config, lock = LinFusionConfig.from_folder(opened.path), read_lock(opened.path)
     settings = settle(wanted, registered, found.native_size or 0, lock, registry, drawing=draws(suite))
     processes = Processes(usable_device(device) if device else None)
@@ -108,15 +108,6 @@ def validate(
         if report is not None:
             processes.in_main(partial(_write, result, folder))
         return result
-
-
-def _open(checkpoint: str | Path, registry: Registry) -> Checkpoint:
-    opened = open_source(checkpoint, registry=registry)
-    if not opened.path.is_dir():
-        raise CheckpointError(
-            f"{opened.path}: a LinFusion checkpoint is a folder, and this is a file; 'linzoo convert' makes one"
-        )
-    return opened
 
 
 def _report_of(checkpoint: Checkpoint) -> str:

@@ -107,7 +107,9 @@ def test_a_wrong_path_and_an_unreachable_repository_are_told_apart(tmp_path: Pat
 
 
 def test_a_file_is_no_checkpoint(folder: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"model\.safetensors: a LinFusion checkpoint is a folder"):
+    with pytest.raises(
+        CheckpointError, match=r"model\.safetensors: one file, and a LinFusion checkpoint is a folder"
+    ):
         linzoo.load(tiny_unet(), folder / WEIGHTS)
 
 

@@ -346,7 +346,7 @@ class TestRefusals:
             distil(tmp_path / "run", checkpoint=other)
 
     def test_a_checkpoint_that_is_a_file(self, distil: Distil, checkpoint: Path, tmp_path: Path) -> None:
-        with pytest.raises(CheckpointError, match="this is a file"):
+        with pytest.raises(CheckpointError, match="one file, and a LinFusion checkpoint is a folder"):
             distil(tmp_path / "run", checkpoint=checkpoint / "diffusion_pytorch_model.safetensors")
 
     def test_too_many_softmax_layers(self, distil: Distil, tmp_path: Path) -> None:

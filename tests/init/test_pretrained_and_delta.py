@@ -207,7 +207,7 @@ def test_weights_of_the_refined_variant_are_welcome(zoo: Path, tmp_path: Path) -
 
 
 def test_a_unet_is_no_published_weights(zoo: Path, tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="no LinFusion checkpoint"):
+    with pytest.raises(CheckpointError, match="one file, and a LinFusion checkpoint is a folder"):
         run(zoo / "tune.safetensors", tmp_path / "out", init="pretrained", linfusion=zoo / "base.safetensors")
 
 

@@ -324,7 +324,7 @@ def test_a_report_is_called_after_the_checkpoint(spec: str, name: str) -> None:
 
 
 def test_a_checkpoint_is_a_folder(zoo: Registry, linfusion: Path) -> None:
-    with pytest.raises(CheckpointError, match="a LinFusion checkpoint is a folder, and this is a file"):
+    with pytest.raises(CheckpointError, match="one file, and a LinFusion checkpoint is a folder"):
         linzoo.validate(linfusion / "diffusion_pytorch_model.safetensors", "tiny", device="cpu", registry=zoo)
 
 

@@ -33,10 +33,13 @@ def snippet(facts: CardFacts) -> str:
     """Python that draws a picture."""
     drawing = [f"image = pipe({_literal(_prompt(facts))}).images[0]", 'image.save("picture.png")']
     if facts.format == "pipeline":
-        opened = _call("DiffusionPipeline.from_pretrained", facts.repo, trust_remote_code=True)
+        opened = _call("diffusers.DiffusionPipeline.from_pretrained", facts.repo, trust_remote_code=True)
         return "\n".join(["import diffusers", "", f"pipe = {opened}", *drawing])
-    mounting = [f"pipe = {_teacher(facts)}", f"linzoo.load(pipe, {_literal(facts.repo)})"]
-    return "\n".join(["import diffusers", "import linzoo", "", *mounting, *drawing])
+    imports, opening = _teacher(facts)
+    mounting = f"linzoo.load(pipe, {_literal(facts.repo)})"
+    return "\n".join(
+        [*sorted(["import diffusers", "import linzoo", *imports]), "", *opening, mounting, *drawing]
+    )
 
 
 def generate(facts: CardFacts, registry: Registry) -> str:
@@ -125,18 +128,25 @@ def _of_a_reader(report: Mapping[str, Any], checkpoint: str, teacher: str) -> di
     return {**report, "settings": settings, "checkpoint": {"spec": checkpoint}, "teacher": {"spec": teacher}}
 
 
-def _teacher(facts: CardFacts) -> str:
-    """Python that opens the teacher's pipeline."""
+def _teacher(facts: CardFacts) -> tuple[list[str], list[str]]:
+    """Python that opens the teacher's pipeline: more imports, and lines."""
     record = made_for(facts.lock)
     file = _single_file(record)
     revision = {} if facts.base_commit is None else {"revision": facts.base_commit}
     if file is None:
-        return _call("DiffusionPipeline.from_pretrained", facts.base_model or _TEACHER, **revision)
-    if facts.base_model is not None:
-        file = f"https://huggingface.co/{facts.base_model}/blob/main/{record.get('file', file)}"
+        opened = _call(
+            "diffusers.DiffusionPipeline.from_pretrained", facts.base_model or _TEACHER, **revision
+        )
+        return [], [f"pipe = {opened}"]
     pooled = facts.variant.conditioning == "text+pooled+time_ids"
-    made = "StableDiffusionXLPipeline" if pooled else "StableDiffusionPipeline"
-    return _call(f"{made}.from_single_file", file, **revision)
+    made = (
+        f"diffusers.{'StableDiffusionXLPipeline' if pooled else 'StableDiffusionPipeline'}.from_single_file"
+    )
+    if facts.base_model is None:
+        return [], [f"pipe = {_call(made, file)}"]
+    # Its own way to fetch a file looks for the revision in the repository of the configs too.
+    fetched = _call("huggingface_hub.hf_hub_download", facts.base_model, record.get("file", file), **revision)
+    return ["import huggingface_hub"], [f"teacher = {fetched}", f"pipe = {made}(teacher)"]
 
 
 def _single_file(record: Mapping[str, Any]) -> str | None:
@@ -145,9 +155,9 @@ def _single_file(record: Mapping[str, Any]) -> str | None:
     return next(iter(files)) if len(files) == 1 and "/" not in next(iter(files)) else None
 
 
-def _call(function: str, argument: str, **named: Any) -> str:
-    arguments = [_literal(argument), *(f"{name}={_literal(value)}" for name, value in named.items())]
-    return f"diffusers.{function}({', '.join(arguments)})"
+def _call(function: str, *arguments: str, **named: Any) -> str:
+    given = [*map(_literal, arguments), *(f"{name}={_literal(value)}" for name, value in named.items())]
+    return f"{function}({', '.join(given)})"
 
 
 def _literal(value: Any) -> str:

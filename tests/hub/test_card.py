@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from cards import COMMIT, PROMPTS, REGISTRY, facts, lock_of, render, report
 from huggingface_hub import ModelCard, ModelCardData
+from linzoo_recipes.mini.export import export_single_file
 from PIL import Image
 from pushing import put_teacher
 
@@ -245,12 +246,14 @@ class TestCommands:
             files={"xl.safetensors": {"bytes": 1, "sha256": "d" * 64}},
         )
         text = render(lock=lock, variant=REGISTRY.variants.get_value("sdxl"))
-        url = "https://huggingface.co/artist/emoji/blob/main/{}xl.safetensors"
-        opened = 'diffusers.StableDiffusionXLPipeline.from_single_file("{}", revision="{}")'
-        assert opened.format(url.format(""), COMMIT) in text
+        opened = (
+            'teacher = huggingface_hub.hf_hub_download("artist/emoji", "{}xl.safetensors", revision="{}")\n'
+            "pipe = diffusers.StableDiffusionXLPipeline.from_single_file(teacher)\n"
+        )
+        assert opened.format("", COMMIT) in text
         lock["source"]["file"] = "v2/xl.safetensors"
         text = render(lock=lock, variant=REGISTRY.variants.get_value("sdxl"))
-        assert opened.format(url.format("v2/"), COMMIT) in text
+        assert opened.format("v2/", COMMIT) in text
         named = f"hf://artist/emoji@{COMMIT}/v2/xl.safetensors"
         assert ["linzoo", "convert", named] in [each[:3] for each in commands(text)]
 
@@ -338,10 +341,30 @@ def test_the_snippet_draws_as_it_stands(hub: FakeHub, tmp_path: Path, format: st
         )
         folder = tmp_path / "made"
     commit = put_teacher(hub)
+    draw_by_snippet(hub, tmp_path, folder, base_commit=commit, format=format)
+
+
+@pytest.mark.slow
+def test_the_snippet_opens_a_teacher_that_is_one_file_of_several(hub: FakeHub, tmp_path: Path) -> None:
+    root = open_source("mini").path
+    configs = {
+        path.relative_to(root).as_posix(): path for path in root.rglob("*") if path.suffix != ".safetensors"
+    }
+    like = "stable-diffusion-v1-5/stable-diffusion-v1-5"  # whose configs diffusers takes for such a file
+    hub.put(like, {name: path for name, path in configs.items() if path.is_file()})
+    export_single_file(root, tmp_path / "mini.safetensors")
+    file = "v1/mini.safetensors"
+    commit = hub.put("artist/emoji", {file: tmp_path / "mini.safetensors", "other.safetensors": b""})
+    source = {"repo": "hf://artist/emoji", "commit": commit, "file": file, "layout": "ldm"}
+    lock = lock_of(**source, files={"mini.safetensors": {"bytes": 1, "sha256": "d" * 64}})
+    draw_by_snippet(hub, tmp_path, open_source("mini-linfusion").path, base_commit=commit, lock=lock)
+
+
+def draw_by_snippet(hub: FakeHub, tmp_path: Path, folder: Path, **changes: Any) -> None:
     files: dict[str, bytes | Path] = {
         path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()
     }
-    text = render(base_commit=commit, format=format, report=None)
+    text = render(report=None, **changes)
     hub.put("tester/mini-linfusion", {**files, "README.md": text.encode()})
     (code,) = blocks(hub.read("tester/mini-linfusion", "README.md").decode(), "python")
     done = subprocess.run(

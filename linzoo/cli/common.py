@@ -10,6 +10,7 @@ import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import click
@@ -117,6 +118,23 @@ class Group(click.Group):
 
     command_class = Command
     group_class = type
+
+
+class OutFolder(click.Path):
+    """A folder that is written; what is meant for the Hub goes there by ``linzoo push``."""
+
+    def __init__(self) -> None:
+        super().__init__(file_okay=False, path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Refuse an address: as a path it would become a folder of that name."""
+        if str(value).startswith(("hf:/", "http:/", "https:/")):
+            self.fail(
+                f"{value}: a folder on this machine is meant; 'linzoo push' publishes what is in it",
+                param,
+                ctx,
+            )
+        return super().convert(value, param, ctx)
 
 
 def require_sources(state: State, *sources: str | None) -> None:

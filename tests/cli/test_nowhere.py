@@ -1,12 +1,16 @@
-"""A model that is nowhere is refused before anything is imported that takes seconds."""
+"""Models that are nowhere, and folders that are none, are refused before anything is imported that takes seconds."""
 
 from __future__ import annotations
 
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
+
+from linzoo.cli.main import main
 
 RUN = """
 import json, sys
@@ -41,3 +45,22 @@ def test_a_model_that_is_nowhere_is_refused_at_once(command: list[str], name: st
     code, output, imported = json.loads(done.stdout)
     assert (code, imported) == (1, [])
     assert output.startswith(f"error: {name}: no such file or folder, and no registered name")
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["convert", "mini", "hf://me/out"],
+        ["distill", "mini-linfusion", "--teacher", "mini", "--out", "https://huggingface.co/me/out"],
+        ["validate", "mini-linfusion", "--teacher", "mini", "--report", "hf://me/report"],
+    ],
+    ids=lambda command: command[0],
+)
+def test_what_is_written_is_written_on_this_machine(
+    command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(main, command)
+    assert result.exit_code == 2
+    assert f"{command[-1]}: a folder on this machine is meant; 'linzoo push' publishes" in result.output
+    assert list(tmp_path.iterdir()) == []

@@ -146,6 +146,8 @@ def _dry_run(
     from linzoo.generate.memory import out_of_memory
 
     plan = plan_run(checkpoint, out=out, registry=state.registry, **options)
+    if plan.note:
+        state.say(f"note: {plan.note}")
     preset = options["preset"] or ""
     arithmetic = plan.arithmetic(_processes(preset), item_count(plan))
     estimate, card, free = arithmetic.estimate(), _card(preset), free_room(plan)

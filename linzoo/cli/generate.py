@@ -13,6 +13,7 @@ from linzoo.cli.drawing import open_teacher, sheet_of
 from linzoo.errors import UsageError
 
 if TYPE_CHECKING:
+    from linzoo.checkpoints.inspection import Inspection
     from linzoo.plugin.requests import DType
 
 
@@ -107,6 +108,8 @@ def generate(
     if size is None and found.native_size:
         size = found.native_size, found.native_size
     settings = Settings(size=size, **drawing)
+    if linfusion is not None and linfusion != "auto":
+        _note_other_weights(state, linfusion, found)
     pipe = open_teacher(found, state, device=device, dtype=dtype)
     handle = None
     if linfusion is not None:
@@ -125,6 +128,15 @@ def generate(
         else:
             write_image(out, draw(pipe, [prompt], settings, advance)[0])
     click.echo(out)
+
+
+def _note_other_weights(state: State, linfusion: str, teacher: Inspection) -> None:
+    """Also refuses, before the teacher is loaded, what is no LinFusion checkpoint."""
+    from linzoo.checkpoints.kinship import other_weights
+    from linzoo.checkpoints.linfusion_folder import open_linfusion
+
+    if note := other_weights(open_linfusion(linfusion, registry=state.registry), teacher, state.registry):
+        state.say(f"note: {note}")
 
 
 def _slug(prompt: str) -> str:

@@ -13,6 +13,7 @@ from linzoo.attention.plan import sites_of
 from linzoo.checkpoints.atomic import require_space
 from linzoo.checkpoints.detection import inspect
 from linzoo.checkpoints.inspection import Inspection
+from linzoo.checkpoints.kinship import other_weights
 from linzoo.checkpoints.linfusion import LinFusionConfig
 from linzoo.checkpoints.linfusion_folder import open_linfusion
 from linzoo.checkpoints.lock import read_lock
@@ -54,6 +55,7 @@ class RunPlan:
         recipe: the settings.
         out: the folder of the run.
         resume: the step to go on from, or ``latest``; None for a new run.
+        note: what to know before it begins; empty for nothing.
     """
 
     teacher: Inspection
@@ -64,6 +66,7 @@ class RunPlan:
     recipe: ResolvedRecipe
     out: Path
     resume: Resume | None
+    note: str
 
     @property
     def settings(self) -> Recipe:
@@ -131,7 +134,8 @@ def plan_run(
     resolved = _recipe(recipe, preset, overrides, out if resume is not None else None, registered, registry)
     check_out(out, resume)
     config = LinFusionConfig.from_folder(opened.path)
-    plan = RunPlan(found, registered, opened, config, read_lock(opened.path), resolved, out, resume)
+    note = other_weights(opened, found, registry)
+    plan = RunPlan(found, registered, opened, config, read_lock(opened.path), resolved, out, resume, note)
     _check_variant(plan, registry)
     _check_start(plan)
     _check_modules(plan)

@@ -198,6 +198,8 @@ class Run:
     def _announce(self) -> None:
         steps = sum(stage.steps for stage in self._plan.stages.values())
         self._progress.say(f"recipe {self._plan.recipe.name}, {steps} steps, in {self._plan.out}")
+        if self._plan.note:
+            self._progress.say(f"note: {self._plan.note}")
         if self._saved is not None:
             self._progress.say(f"going on after step {self._saved.record['step']}")
         elif self._plan.resume is not None:

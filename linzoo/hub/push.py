@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, get_args
 from linzoo.checkpoints.license import License
 from linzoo.checkpoints.linfusion import LinFusionConfig
 from linzoo.checkpoints.linfusion_folder import open_linfusion
-from linzoo.checkpoints.lock import changed_outputs, is_distilled, read_lock
+from linzoo.checkpoints.lock import changed_outputs, is_distilled, made_for, read_lock
+from linzoo.checkpoints.shipped import source_of
 from linzoo.checkpoints.source import Checkpoint
 from linzoo.distillation.portable import publishable
 from linzoo.distillation.progress import Progress
@@ -117,6 +118,8 @@ def push(
     target = open_target(repo, revision, pull_request=pr)
     target.require_same_kind(format, variant.id, LinFusionConfig.from_folder(opened.path))
     _check_visible(target, private, pr)
+    if note := _replaced(target, lock, registry):
+        progress.say(f"note: {note}")
     source = (
         recorded_teacher(lock, registry)
         if teacher is None
@@ -212,6 +215,19 @@ def _open(checkpoint: str | Path, registry: Registry) -> tuple[Checkpoint, Mappi
             f"{opened.path}: {', '.join(changed)} changed since linzoo wrote it; convert or distil it again"
         )
     return opened, lock
+
+
+def _replaced(target: Target, lock: Mapping[str, Any], registry: Registry) -> str:
+    """Say that the repository holds weights for another model, which go; nothing where they are for the same."""
+    old, new = made_for(target.lock or {}), made_for(lock)
+    hashes = (old.get("base_hash"), new.get("base_hash"))
+    if None in hashes or hashes[0] == hashes[1]:
+        return ""
+    was, becomes = (
+        f"{source_of(record, registry) or 'another model'} (base hash {record['base_hash']})"
+        for record in (old, new)
+    )
+    return f"{target.where} holds weights for {was}, which weights for {becomes} replace"
 
 
 def _check_visible(target: Target, private: bool, pr: bool) -> None:

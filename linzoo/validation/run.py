@@ -6,7 +6,7 @@ import json
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from linzoo.checkpoints.address import name_of
 from linzoo.checkpoints.atomic import explain_os_errors, held, write_bytes
 from linzoo.checkpoints.detection import inspect
+from linzoo.checkpoints.kinship import other_weights
 from linzoo.checkpoints.linfusion import LinFusionConfig
 from linzoo.checkpoints.linfusion_folder import open_linfusion
 from linzoo.checkpoints.lock import plain, read_lock
@@ -96,6 +97,8 @@ def validate(
     registered = next(each for each in registry.variants if each.value is entry)
     config, lock = LinFusionConfig.from_folder(opened.path), read_lock(opened.path)
     settings = settle(wanted, registered, found.native_size or 0, lock, registry, drawing=draws(suite))
+    if note := other_weights(opened, found, registry):
+        settings = replace(settings, notes=(*settings.notes, note))
     processes = Processes(usable_device(device) if device else None)
     speaking = progress if progress is not None and processes.main else Progress()
     if report is None and suite != "quick":

@@ -196,6 +196,9 @@ def _real(folder: Path | None) -> tuple[Path, ...]:
     if folder is None:
         return ()
     files = tuple(sorted(path for path in folder.rglob("*") if path.suffix.lower() in FORMATS))
-    if not files:
-        raise UsageError(f"--real {folder}: holds no pictures ({', '.join(FORMATS)})")
+    if len(files) < 2:
+        count = "one picture" if files else "no pictures"
+        raise UsageError(
+            f"--real {folder}: holds {count} ({', '.join(FORMATS)}); distributions are compared from two on"
+        )
     return files

@@ -27,6 +27,7 @@ from linzoo.distillation import triptychs
 from linzoo.distillation.document import read_recipe
 from linzoo.distillation.errors import DistillationError, RecipeError
 from linzoo.distillation.planning import RunPlan
+from linzoo.distillation.progress import Progress
 from linzoo.distillation.result import DistillResult
 from linzoo.distillation.student import Student
 from linzoo.distillation.trainer import Trainer
@@ -155,6 +156,24 @@ def test_the_result_is_a_checkpoint_with_its_history(straight: DistillResult, ch
     old, new = read_linfusion(checkpoint).state_dict(), read_linfusion(straight.checkpoint).state_dict()
     assert {name: value.dtype for name, value in old.items()} == {name: new[name].dtype for name in old}
     assert any(not torch.equal(old[name], new[name]) for name in old)
+
+
+def test_a_teacher_with_other_weights_is_remarked_on(
+    distil: Distil, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, registry: Registry
+) -> None:
+    other = Path(shutil.copytree(checkpoint, tmp_path / "other"))
+    lock = json.loads((other / "linzoo.lock.json").read_text())
+    lock["source"]["base_hash"] = "0" * 16
+    (other / "linzoo.lock.json").write_text(json.dumps(lock))
+    told: list[str] = []
+    progress = Progress()
+    monkeypatch.setattr(progress, "say", told.append)
+    monkeypatch.setattr(registry, "load_teacher", lambda _: pytest.fail("far enough"))
+    with pytest.raises(pytest.fail.Exception):
+        distil(tmp_path / "run", checkpoint=other, progress=progress)
+    assert told[1].startswith(
+        f"note: {other} was made for mini (base hash {'0' * 16}), and mini has other weights"
+    )
 
 
 def test_a_run_that_a_callback_ended_is_gone_on_with_bit_for_bit(

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
 
+import linzoo
 from linzoo.cli.common import State
 from linzoo.cli.main import main
 from linzoo.registry import Registry
@@ -54,6 +56,28 @@ def test_draws_the_student_and_both(run: object, tmp_path: Path, linfusion: Path
         windows = np.lib.stride_tricks.sliding_window_view(both, picture.shape)[:, :, 0]
         assert (windows == picture).all(axis=(-3, -2, -1)).any()
     assert (tmp_path / "both.html").read_text().count("<img") == 2
+
+
+def test_what_the_linfusion_is_is_looked_at_before_the_teacher_is_loaded(
+    run: object, tmp_path: Path, zoo: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = linzoo.convert("tiny", tmp_path / "other", registry=zoo).out
+    lock = json.loads((other / "linzoo.lock.json").read_text())
+    lock["source"]["base_hash"] = "0" * 16
+    (other / "linzoo.lock.json").write_text(json.dumps(lock))
+    result = run("tiny", "a cat", "-o", "other.png", "--linfusion", other)
+    assert (result.exit_code, result.stdout) == (0, "other.png\n")
+    assert (
+        f"note: {other} was made for tiny (base hash {'0' * 16}), and tiny has other weights" in result.stderr
+    )
+    monkeypatch.setattr(
+        "linzoo.cli.generate.open_teacher", lambda *_, **__: pytest.fail("the teacher is loaded")
+    )
+    result = run(
+        "tiny", "a cat", "-o", "file.png", "--linfusion", other / "diffusion_pytorch_model.safetensors"
+    )
+    assert result.exit_code == 1
+    assert "one file, and a LinFusion checkpoint is a folder" in result.stderr
 
 
 def test_size_and_seed_are_obeyed(run: object, tmp_path: Path) -> None:

@@ -638,6 +638,19 @@ def test_what_was_never_distilled_says_so(hub: FakeHub, push: Pusher) -> None:
     assert "**It was never distilled**" in hub.read(REPO, "README.md").decode()
 
 
+def test_weights_for_another_model_are_replaced_with_a_remark(hub: FakeHub, push: Pusher) -> None:
+    push()
+    lock = json.loads((push.checkpoint / "linzoo.lock.json").read_text())
+    lock["source"]["base_hash"] = "0" * 16
+    hub.put(REPO, {"linzoo.lock.json": encode_json(lock)})
+    told = Told()
+    push(progress=told, dry_run=True)
+    assert told.lines == [
+        f"note: hf://{REPO} holds weights for hf://{TEACHER}@{hub.head(TEACHER)} (base hash {'0' * 16}), which weights for"
+        f" hf://{TEACHER}@{hub.head(TEACHER)} (base hash cff95565d8ee50dc) replace"
+    ]
+
+
 def test_what_was_distilled_says_nothing_and_bars_of_one_s_own_are_counted(
     hub: FakeHub, push: Pusher
 ) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+import re
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -265,14 +267,30 @@ def test_real_pictures_are_looked_for_before_anything_is_drawn(
     full_zoo: Registry, linfusion: Path, tmp_path: Path, opened: list[Watched]
 ) -> None:
     (tmp_path / "real").mkdir()
-    with pytest.raises(UsageError, match=r"--real .*real: holds no pictures \(.png, .jpg, .jpeg, .webp\)"):
-        quality(full_zoo, linfusion, tmp_path / "report", real=tmp_path / "real")
+    for count in ("no pictures", "one picture"):
+        message = rf"--real .*real: holds {count} \(.png, .jpg, .jpeg, .webp\)"
+        with pytest.raises(UsageError, match=message):
+            quality(full_zoo, linfusion, tmp_path / "report", real=tmp_path / "real")
+        Image.new("RGB", (8, 8)).save(tmp_path / "real" / "one.png")
     assert opened == []
+
+
+def test_a_teacher_with_other_weights_is_remarked_on(zoo: Registry, tmp_path: Path) -> None:
+    other = linzoo.convert("tiny", tmp_path / "other", registry=zoo).out
+    lock = json.loads((other / "linzoo.lock.json").read_text())
+    assert linzoo.validate(other, "tiny", device="cpu", registry=zoo).notes == ()
+    lock["source"]["base_hash"] = "0" * 16
+    (other / "linzoo.lock.json").write_text(json.dumps(lock))
+    (note,) = linzoo.validate(other, "tiny", device="cpu", registry=zoo).notes
+    assert re.fullmatch(
+        r".*other was made for tiny \(base hash 0{16}\), and tiny has other weights \(.*\)", note
+    )
 
 
 def test_a_real_picture_that_is_none_is_named(full_zoo: Registry, linfusion: Path, tmp_path: Path) -> None:
     (tmp_path / "real").mkdir()
     (tmp_path / "real" / "broken.jpg").write_bytes(b"no picture")
+    (tmp_path / "real" / "other.jpg").write_bytes(b"no picture")
     with pytest.raises(ValidationError, match=r"broken\.jpg: is no picture"):
         quality(full_zoo, linfusion, tmp_path / "report", real=tmp_path / "real", images=2)
 

@@ -12,9 +12,10 @@ from linzoo.checkpoints.features import fingerprint_of
 from linzoo.checkpoints.inspection import Inspection
 from linzoo.checkpoints.known import KNOWN_UNETS, Kind, kind_of_class, kind_of_names, name_of
 from linzoo.checkpoints.layout import is_ldm, unet_names
-from linzoo.checkpoints.lock import LOCK_NAME, read_lock
+from linzoo.checkpoints.lock import LOCK_NAME, at, is_distilled, read_lock
 from linzoo.checkpoints.matching import Fit, closest, fit, matches
 from linzoo.checkpoints.prediction import PREDICTION_TYPES, prediction_evidence, zero_terminal_snr
+from linzoo.checkpoints.shipped import named_source
 from linzoo.checkpoints.source import Checkpoint, open_source
 from linzoo.errors import CheckpointError, PluginError, UsageError
 
@@ -82,8 +83,8 @@ class Detector:
             raise CheckpointError(
                 f"{self.checkpoint.spec}: not the '{variant}' that --variant says: {self.evidence[-1].detail}"
             )
-        if kind == "linfusion":
-            return self._linfusion()
+        if kind in ("linfusion", "linear-unet"):
+            return self._linear(kind)
         if kind != "unet":
             known = kind != "unknown"
             return self._result(kind, name_of(kind) if known else "", None, None, "high" if known else "none")
@@ -133,15 +134,16 @@ class Detector:
         self._see("kind", "structure", detail, kind if known else None, "high" if known else "none")
         return kind
 
-    def _linfusion(self) -> Inspection:
-        """What a LinFusion checkpoint was made for is in its lock file; official weights have none."""
-        detection = self._lock().get("detection", {})
+    def _linear(self, kind: Kind) -> Inspection:
+        """What a result of linzoo was made for is in its lock file; that of others has none."""
+        lock = self._lock()
+        detection = lock.get("detection", {})
         said, predicted = detection.get("variant"), detection.get("prediction_type")
         variant = None
         if isinstance(said, str):
             try:
                 variant = self.registry.variants[said].value
-                self._see("variant", "lock", f"{LOCK_NAME} says so", said, "high")
+                self._see("variant", "lock", f"{LOCK_NAME}: {self._history(lock)}", said, "high")
             except PluginError as error:
                 self._see("variant", "lock", f"{LOCK_NAME} says '{said}': {error}", None, "none")
         if predicted in PREDICTION_TYPES:
@@ -149,7 +151,12 @@ class Detector:
         else:
             predicted = None
         level = weakest(each.confidence for each in self.evidence)
-        return self._result("linfusion", name_of("linfusion"), variant, predicted, level)
+        return self._result(kind, name_of(kind), variant, predicted, level)
+
+    def _history(self, lock: Mapping[str, Any]) -> str:
+        init, recipe = at(lock, "init", "id"), at(lock, "distill", "recipe", "id")
+        distilled = f"distilled by recipe '{recipe}'" if is_distilled(lock) else "never distilled"
+        return f"made from {named_source(lock.get('source', {}), self.registry)} by init recipe '{init}', {distilled}"
 
     def _lock(self) -> Mapping[str, Any]:
         folder = self.checkpoint.path

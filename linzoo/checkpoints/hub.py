@@ -36,7 +36,7 @@ class HubModel:
     """What makes the model in a repository.
 
     Attributes:
-        address: as the user wrote it.
+        address: as the user wrote it, and with the one file where the repository is used for that.
         commit: what its revision is now.
         whole: whether the repository is the model, as a diffusers folder; else it is used for its one file.
         configs: small files that go with the weights.
@@ -129,6 +129,7 @@ def locate(address: HubAddress) -> HubModel:
         return HubModel(address, commit, True, configs, inside + picked, stated)
     file = _only_file(address, files) if address.file is None else _named_file(address, files)
     sidecar = str(Path(file).with_suffix(".yaml"))
+    address = replace(address, file=file)
     return HubModel(address, commit, False, (sidecar,) if sidecar in files else (), file, stated)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -13,6 +14,7 @@ from linzoo.errors import CheckpointError, LinzooError
 _SIGNED = re.compile(r"(https?://[^\s?'\"]+)\?[^\s'\"]+")
 _MANUAL = re.compile(r"For more information check: \S+")  # what HTTP statuses are
 _LOGIN = "the Hub wants a login; run 'hf auth login', or set HF_TOKEN"
+_TOKEN = "the Hub refuses the token in HF_TOKEN, which goes before that of 'hf auth login'; correct it, or unset it"
 _AGAIN = "see that the Hub can be reached, and run the same command again"
 _CACHE = ", or set HF_HUB_OFFLINE=1 to use what is in the cache"
 _STORAGE = (
@@ -33,11 +35,12 @@ _MIRROR = (
 
 
 @contextlib.contextmanager
-def hub_errors(where: str) -> Iterator[None]:
+def hub_errors(where: str, *, cached: bool = True) -> Iterator[None]:
     """Turn what goes wrong on the way to the Hub into a :class:`CheckpointError`; linzoo's own errors pass.
 
     Args:
         where: the repository, as errors name it: ``hf://user/repo@revision``.
+        cached: whether what is asked for may be in the cache, which then serves without a network.
 
     Raises:
         CheckpointError: with advice for what people meet: no login, no such repository, terms to accept, no network.
@@ -47,14 +50,14 @@ def hub_errors(where: str) -> Iterator[None]:
     except (LinzooError, TypeError, AttributeError, NameError, AssertionError):
         raise  # what is ours is no trouble of the Hub's
     except Exception as error:  # the client and its network layer have families of their own
-        raise CheckpointError(f"{where}: {_explain(error, where)}") from error
+        raise CheckpointError(f"{where}: {_explain(error, where, cached)}") from error
 
 
-def _explain(error: Exception, where: str) -> str:
+def _explain(error: Exception, where: str, cached: bool) -> str:
     if (known := _known(error, where)) is not None:
         return known
     said = without_signatures(": ".join(dict.fromkeys(map(_in_one_line, _chain(error)))))
-    return f"{said}\n  {_advice(error)}"
+    return f"{said}\n  {_advice(error, cached)}"
 
 
 def _known(error: Exception, where: str) -> str | None:
@@ -82,8 +85,10 @@ def _known(error: Exception, where: str) -> str | None:
     return None
 
 
-def _advice(error: Exception) -> str:
+def _advice(error: Exception, cached: bool) -> str:
     status = _status(error)
+    if status == 401 and os.environ.get("HF_TOKEN") and not of_storage(error):
+        return _TOKEN
     if status in _ADVICE:
         return _ADVICE[status]
     if status is not None and status >= 500:
@@ -92,7 +97,7 @@ def _advice(error: Exception) -> str:
         )
     if "xet-write-token" in str(error) or "xet-read-token" in str(error):
         return _MIRROR
-    return _AGAIN + _CACHE if status is None and _only_asks(error) else _AGAIN
+    return _AGAIN + _CACHE if cached and status is None and _only_asks(error) else _AGAIN
 
 
 def of_storage(error: BaseException) -> bool:

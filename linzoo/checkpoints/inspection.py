@@ -94,7 +94,8 @@ class Inspection:
         if self.kind == "linear-unet":
             raise CheckpointError(
                 f"{self.checkpoint.spec}: this is {self.name}: it is linear already; name the pipeline of its teacher, which"
-                " has softmax attention"
+                " has softmax attention, or load it with diffusers.DiffusionPipeline.from_pretrained(...,"
+                " trust_remote_code=True)"
             )
         if self.kind != "unet":
             raise CheckpointError(f"{self.checkpoint.spec}: this is {self.name}; a UNet is needed here")

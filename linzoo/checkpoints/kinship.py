@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from linzoo.checkpoints.base_hash import base_hash
 from linzoo.checkpoints.lock import made_for, read_lock
-from linzoo.checkpoints.shipped import source_of
+from linzoo.checkpoints.shipped import named_source
 from linzoo.checkpoints.unet import open_unet
 
 if TYPE_CHECKING:
@@ -35,8 +35,7 @@ def other_weights(linfusion: Checkpoint, teacher: Inspection, registry: Registry
     found = None if recorded is None else base_hash(open_unet(teacher.checkpoint, variant))
     if found in (None, recorded):
         return ""
-    named = source_of(record, registry) or next(iter(record.get("files", ())), "another model")
     return (
-        f"{linfusion.spec} was made for {named} (base hash {recorded}), and {teacher.checkpoint.spec} has other weights"
+        f"{linfusion.spec} was made for {named_source(record, registry)} (base hash {recorded}), and {teacher.checkpoint.spec} has other weights"
         f" ({found})"
     )

@@ -120,9 +120,17 @@ def is_distilled(lock: Mapping[str, Any]) -> bool:
 
 def address_of(record: Mapping[str, Any]) -> HubAddress | None:
     """Where on the Hub a model that a lock file records was read, down to the commit; None for one that was not there."""
-    if "repo" not in record or "commit" not in record:
+    repo, commit, file = (record.get(name) for name in ("repo", "commit", "file"))
+    if not isinstance(repo, str) or not isinstance(commit, str):
         return None
-    return HubAddress(HubAddress.parse(record["repo"]).repo, record["commit"], record.get("file"))
+    return HubAddress(HubAddress.parse(repo).repo, commit, file if isinstance(file, str) else None)
+
+
+def at(document: Any, *path: str) -> Any:
+    """What stands at a place in JSON, of which nothing is known; None where there is no such place."""
+    for key in path:
+        document = document.get(key) if isinstance(document, Mapping) else None
+    return document
 
 
 def _are(files: Any, sums: Mapping[str, Any]) -> bool:

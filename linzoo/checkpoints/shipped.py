@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from linzoo.checkpoints.digest import Stamp, digest, stamp_of
-from linzoo.checkpoints.lock import address_of
+from linzoo.checkpoints.lock import address_of, at
 
 if TYPE_CHECKING:
     from linzoo.plugin import Variant
@@ -42,6 +42,14 @@ def source_of(record: Mapping[str, Any], registry: Registry) -> str | None:
     return None if shipped is None else shipped.name
 
 
+def named_source(record: Mapping[str, Any], registry: Registry) -> str:
+    """How people are told of a recorded model: its SOURCE, the name of a local file, or what little is known."""
+    files = record.get("files")
+    names = [*files] if isinstance(files, Mapping) else []
+    local = names[0] if len(names) == 1 else "a local folder" if names else "a model that is not named"
+    return source_of(record, registry) or local
+
+
 def shipped_under(record: Mapping[str, Any], registry: Registry) -> Shipped | None:
     """The shipped model whose files a lock file records as a source; None where that is none of them.
 
@@ -49,7 +57,9 @@ def shipped_under(record: Mapping[str, Any], registry: Registry) -> Shipped | No
         record: what :func:`linzoo.checkpoints.lock.describe_source` wrote.
         registry: whose variants ship models.
     """
-    files = record.get("files", {})
+    files = record.get("files")
+    if not isinstance(files, Mapping):
+        return None
     for entry in registry.variants:
         for models in (entry.value.local_teachers, entry.value.local_linfusion):
             for name, resource in models.items():
@@ -66,9 +76,9 @@ def _holds(model: Path, files: Mapping[str, Mapping[str, Any]]) -> bool:
 
 def _is(path: Path, recorded: Mapping[str, Any]) -> bool:
     """Whether a file is the recorded one; the size, where it is recorded, spares reading most that are not."""
-    if not path.is_file() or recorded.get("bytes") not in (None, path.stat().st_size):
+    if not path.is_file() or at(recorded, "bytes") not in (None, path.stat().st_size):
         return False
-    return bool(_sum(path, stamp_of(path)) == recorded["sha256"])
+    return bool(_sum(path, stamp_of(path)) == at(recorded, "sha256"))
 
 
 @lru_cache

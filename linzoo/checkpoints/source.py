@@ -169,7 +169,19 @@ def _registered(name: str, registry: Registry | None) -> Path:
             if close
             else f" (registered: {', '.join(sorted(shipped)) or 'none'})"
         )
-        + "\n  A model on the Hugging Face Hub is written hf://user/repo, hf://user/repo@revision or"
+        + "\n  "
+        + _on_the_hub(name)
+    )
+
+
+def _on_the_hub(name: str) -> str:
+    """How what may be meant is written, if it is on the Hub."""
+    with contextlib.suppress(CheckpointError):
+        address = HubAddress.parse(name)
+        if address.file is not None:
+            return f"If it is on the Hugging Face Hub, write {address}."
+    return (
+        "A model on the Hugging Face Hub is written hf://user/repo, hf://user/repo@revision or"
         " hf://user/repo@revision/model.safetensors."
     )
 
@@ -179,8 +191,8 @@ def _open_on_hub(address: HubAddress, fetch_weights: bool) -> Checkpoint:
 
     model = hub.locate(address)
     if not fetch_weights and (found := model.open()):
-        return _open_remote(str(address), *found, model.commit)
-    return _open_path(str(address), model.fetch(), model.commit)
+        return _open_remote(str(model.address), *found, model.commit)
+    return _open_path(str(model.address), model.fetch(), model.commit)
 
 
 def _open_remote(spec: str, path: Path, store: TensorStore, revision: str) -> Checkpoint:

@@ -138,8 +138,13 @@ def find_place(result: str | Path, registry: Registry) -> Folder | Repository:
 
 
 def _look_at(address: HubAddress) -> Repository:
-    from huggingface_hub import HfApi
+    from huggingface_hub import HfApi, constants
 
-    with hub_errors(str(address)):
+    if constants.HF_HUB_OFFLINE:
+        raise CheckpointError(
+            f"{address}: verified against what the Hub states, which cannot be asked offline; unset HF_HUB_OFFLINE, or name a"
+            " folder"
+        )
+    with hub_errors(str(address), cached=False):
         info = HfApi().model_info(address.repo, revision=address.revision, files_metadata=True)
     return Repository(HubAddress(address.repo, info.sha), stored_files(info))

@@ -13,7 +13,7 @@ from linzoo.checkpoints.license import License
 from linzoo.checkpoints.linfusion import LinFusionConfig
 from linzoo.checkpoints.linfusion_folder import open_linfusion
 from linzoo.checkpoints.lock import changed_outputs, is_distilled, made_for, read_lock
-from linzoo.checkpoints.shipped import source_of
+from linzoo.checkpoints.shipped import named_source
 from linzoo.checkpoints.source import Checkpoint
 from linzoo.distillation.portable import publishable
 from linzoo.distillation.progress import Progress
@@ -224,8 +224,7 @@ def _replaced(target: Target, lock: Mapping[str, Any], registry: Registry) -> st
     if None in hashes or hashes[0] == hashes[1]:
         return ""
     was, becomes = (
-        f"{source_of(record, registry) or 'another model'} (base hash {record['base_hash']})"
-        for record in (old, new)
+        f"{named_source(record, registry)} (base hash {record['base_hash']})" for record in (old, new)
     )
     return f"{target.where} holds weights for {was}, which weights for {becomes} replace"
 

@@ -230,11 +230,11 @@ def open_target(repo: str, branch: str | None, *, pull_request: bool) -> Target:
     if branch is not None and not _BRANCH.fullmatch(branch):
         raise UsageError(f"--revision {branch!r} is no name of a branch")
     name = _name(repo)
-    with hub_errors(str(HubAddress(name))):
+    with hub_errors(str(HubAddress(name)), cached=False):
         me = api.whoami()
     repo = name if "/" in name else f"{me['name']}/{name}"
     _require_writing_token(repo, me)
-    with hub_errors(str(HubAddress(repo, branch))):
+    with hub_errors(str(HubAddress(repo, branch)), cached=False):
         info, has_branch = _look(api, repo, branch)
         if info is not None and not pull_request and not (branch or "").startswith(_PULL_REQUESTS):
             _require_right_to_write(api, repo, me["name"])

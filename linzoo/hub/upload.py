@@ -105,7 +105,7 @@ class Upload:
         if self.done is not None:
             return self.done
         target = self.target
-        with hub_errors(str(HubAddress(target.repo, target.branch))):
+        with hub_errors(str(HubAddress(target.repo, target.branch)), cached=False):
             self._make_room()
             additions = [CommitOperationAdd(name, str(path)) for name, path in self.staged.files.items()]
             info = target.api.create_commit(
@@ -131,7 +131,7 @@ class Upload:
     def _opened_before(self) -> Sent | None:
         """The user's open pull request of the same title and content."""
         target = self.target
-        with hub_errors(str(HubAddress(target.repo))):
+        with hub_errors(str(HubAddress(target.repo)), cached=False):
             for each in target.api.get_repo_discussions(
                 target.repo, author=target.user, discussion_type="pull_request", discussion_status="open"
             ):

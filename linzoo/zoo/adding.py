@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from linzoo.checkpoints.address import HubAddress, on_hub
 from linzoo.checkpoints.atomic import write_bytes
 from linzoo.checkpoints.hub_errors import hub_errors
-from linzoo.errors import LinzooError, UsageError
+from linzoo.errors import CheckpointError, LinzooError, UsageError
 from linzoo.zoo.entry import ZooEntry
 from linzoo.zoo.errors import ZooError
 from linzoo.zoo.index import DATASETS, INDEX_NAME, Index, dataset_of, encode_index, open_index
@@ -67,8 +67,17 @@ def add(checkpoint: str, index: Sequence[str | Path], registry: Registry) -> Add
         raise UsageError(
             f"{where}: write hf://datasets/{where} for an index on the Hub, or ./{where}.json for a file"
         )
-    entry = read_published(HubAddress.parse(checkpoint).whole(), registry)
+    entry = read_published(_published(checkpoint), registry)
     return _write(entry, Path(where)) if dataset is None else _propose(entry, where, dataset)
+
+
+def _published(checkpoint: str) -> HubAddress:
+    try:
+        return HubAddress.parse(checkpoint).whole()
+    except CheckpointError as error:
+        raise UsageError(
+            f"{error}\n  An index lists what is published; 'linzoo push' publishes a folder."
+        ) from error
 
 
 def _write(entry: ZooEntry, path: Path) -> Addition:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from linzoo.checkpoints.folder import PIPELINE_CONFIG
 from linzoo.checkpoints.linfusion import LinFusionConfig
-from linzoo.checkpoints.lock import address_of, made_for
+from linzoo.checkpoints.lock import address_of, at, made_for
 from linzoo.checkpoints.shipped import shipped_under
 from linzoo.plugin.spec import SpecError
 from linzoo.zoo.entry import DISTILLATION_KD, ZooEntry
@@ -45,22 +45,21 @@ def entry_of(
     """
     outputs = lock["outputs"]
     base = made_for(lock)
-    kd = _at(lock, "distill", "measures", "kd")
+    kd = at(lock, "distill", "measures", "kd")
     try:
         return ZooEntry(
             repo=repo,
             commit=commit,
             format="pipeline" if PIPELINE_CONFIG in outputs else "adapter",
-            variant=_at(lock, "detection", "variant"),
+            variant=at(lock, "detection", "variant"),
             base=_name(base, registry),
             base_commit=base.get("commit"),
             base_hash=base.get("base_hash"),
             mixers=tuple(sorted({module.mixer for module in config.modules})),
-            plan=_at(lock, "plan", "id"),
-            recipe=_at(lock, "distill", "recipe", "id"),
+            plan=at(lock, "plan", "id"),
+            recipe=at(lock, "distill", "recipe", "id"),
             license=license,
-            bytes=sum(_at(outputs, name, "bytes") or 0 for name in outputs if name.endswith(_WEIGHTS))
-            or None,
+            bytes=sum(at(outputs, name, "bytes") or 0 for name in outputs if name.endswith(_WEIGHTS)) or None,
             measures={**({} if kd is None else {DISTILLATION_KD: kd}), **measures},
         )
     except (SpecError, TypeError) as error:
@@ -72,10 +71,3 @@ def _name(base: Mapping[str, Any], registry: Registry) -> str | None:
         return address.repo
     shipped = shipped_under(base, registry)
     return shipped.name if shipped else None
-
-
-def _at(document: Any, *path: str) -> Any:
-    """What stands at a place in JSON; None where there is no such place."""
-    for key in path:
-        document = document.get(key) if isinstance(document, Mapping) else None
-    return document

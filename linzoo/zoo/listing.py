@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from linzoo.checkpoints.address import on_hub
 from linzoo.zoo.builtin import builtin_index
 from linzoo.zoo.entry import ZooEntry
 from linzoo.zoo.errors import ZooError
@@ -95,6 +96,8 @@ def find_checkpoint(repo: str, listed: Sequence[Listed]) -> Listed:
     Raises:
         ZooError: none is listed by it.
     """
+    address = on_hub(repo)
+    repo = repo if address is None else address.repo
     named = {each.entry.repo: each for each in listed}
     if repo not in named:
         close = difflib.get_close_matches(repo, named, n=1)

@@ -277,9 +277,13 @@ def test_a_linfusion_checkpoint_is_for_what_its_lock_file_says(
     write_json(tmp_path / "config.json", {"_class_name": "LinFusion"})
     write_sparse(tmp_path / "diffusion_pytorch_model.safetensors", {"0.to_q_.0.weight": (4, 4)})
     detection = {"variant": variant, "prediction_type": prediction_type}
-    write_json(tmp_path / LOCK_NAME, {"lock_version": 1, "outputs": {}, "detection": detection})
+    made = {"source": {"repo": "hf://user/tune", "commit": "abc"}, "init": {"id": "teacher"}}
+    write_json(tmp_path / LOCK_NAME, {"lock_version": 1, "outputs": {}, "detection": detection, **made})
     found = inspect(tmp_path, registry=registry)
     assert [each.says for each in found.evidence if each.source == "lock"] == says
+    if variant in says:
+        told = next(each.detail for each in found.evidence if each.says == variant)
+        assert told == f"{LOCK_NAME}: made from hf://user/tune@abc by init recipe 'teacher', never distilled"
     assert (found.kind, found.decided) == ("linfusion", True)
     assert found.variant == (variant if variant in says else None)
     assert found.prediction_type == (prediction_type if prediction_type in says else None)

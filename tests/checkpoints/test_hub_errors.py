@@ -21,8 +21,13 @@ def answered(status: int, *, by: str = constants.ENDPOINT) -> errors.HfHubHTTPEr
     return errors.HfHubHTTPError(f"{status} for {SIGNED}", response=httpx2.Response(status, request=request))
 
 
-def said(error: Exception) -> str:
-    with pytest.raises(CheckpointError) as caught, hub_errors(WHERE):
+@pytest.fixture(autouse=True)
+def _no_token(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+
+
+def said(error: Exception, *, cached: bool = True) -> str:
+    with pytest.raises(CheckpointError) as caught, hub_errors(WHERE, cached=cached):
         raise error
     return str(caught.value)
 
@@ -51,14 +56,29 @@ def test_each_status_has_its_advice_even_below_another_error(status: int, advice
     assert advice in text
 
 
+def test_a_token_that_the_hub_refuses_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_0123")
+    text = said(answered(401))
+    assert text.endswith("the Hub refuses the token in HF_TOKEN, which goes before that of 'hf auth login'; correct it, or"
+                         " unset it")  # fmt: skip
+    assert "hf_0123" not in text
+    assert "HF_TOKEN, which" not in said(answered(401, by=SIGNED))
+
+
 def test_a_storage_that_refuses_is_not_blamed_on_the_token() -> None:
     assert said(answered(403, by=SIGNED)).startswith(f"{WHERE}: the storage behind the Hub refuses (403)")
     assert "trouble of its own" in said(answered(500, by=SIGNED))
 
 
 def test_without_a_network_what_is_asked_for_may_be_in_the_cache() -> None:
-    for method, advised in (("GET", True), ("HEAD", True), ("POST", False)):
-        text = said(httpx2.ConnectError("no route", request=httpx2.Request(method, constants.ENDPOINT)))
+    for method, cached, advised in (
+        ("GET", True, True),
+        ("HEAD", True, True),
+        ("GET", False, False),
+        ("POST", True, False),
+    ):
+        error = httpx2.ConnectError("no route", request=httpx2.Request(method, constants.ENDPOINT))
+        text = said(error, cached=cached)
         assert text.startswith(f"{WHERE}: no route\n  see that the Hub can be reached")
         assert text.endswith("or set HF_HUB_OFFLINE=1 to use what is in the cache") == advised
     assert said(httpx2.ConnectError("of no request")).endswith("run the same command again")

@@ -39,6 +39,7 @@ def test_its_own_teacher_is_passed_over_and_another_is_told(converted: Path) -> 
     [
         ({"repo": "hf://user/tune", "commit": "0123"}, "hf://user/tune@0123"),
         ({"files": {"tune.safetensors": {"bytes": 1, "sha256": "00"}}}, "tune.safetensors"),
+        ({"files": {"a": {"bytes": 1, "sha256": "00"}, "b": {"bytes": 1, "sha256": "00"}}}, "a local folder"),
     ],
 )
 def test_how_the_other_is_named(converted: Path, source: dict[str, object], named: str) -> None:

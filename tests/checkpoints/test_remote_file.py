@@ -139,7 +139,7 @@ def test_a_line_that_brings_nothing_ends_after_some_tries(hub: FakeHub, file: Hu
 @pytest.mark.parametrize(
     ("status", "message"),
     [
-        (401, "the Hub wants a login|no such repository, or a private one"),
+        (401, "the Hub refuses the token in HF_TOKEN"),
         (403, "your token may not"),
         (404, "404"),
         (429, "asked too often; wait some minutes"),

@@ -213,6 +213,7 @@ def test_a_repository_with_one_file_and_the_yaml_beside_it(hub: FakeHub) -> None
     )
     opened = open_source(f"hf://{REPO}", fetch_weights=False)
     assert (opened.layout, opened.path.name, opened.files) == ("ldm", "model.safetensors", (opened.path,))
+    assert opened.spec == f"hf://{REPO}/model.safetensors"
     assert sorted(each.name for each in opened.path.parent.iterdir()) == ["model.yaml"]
     assert opened.read(name).tolist() == [0, 1, 2, 3]
     assert open_source(f"hf://{REPO}").path == opened.path

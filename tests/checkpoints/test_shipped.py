@@ -10,7 +10,7 @@ import pytest
 from linzoo.checkpoints import shipped
 from linzoo.checkpoints.digest import Digest, digest
 from linzoo.checkpoints.lock import describe_files, files_read
-from linzoo.checkpoints.shipped import shipped_under, source_of
+from linzoo.checkpoints.shipped import named_source, shipped_under, source_of
 from linzoo.checkpoints.source import open_source
 from linzoo.registry import build_registry
 
@@ -30,6 +30,22 @@ def test_the_source_of_a_record() -> None:
     )
     assert source_of({"files": {"x.safetensors": {"bytes": 1, "sha256": "00"}}}, REGISTRY) is None
     assert source_of({}, REGISTRY) is None
+    for damaged in ({"files": []}, {"files": {"x": 3}}, {"repo": 3, "commit": "abc"}, {"files": {"x": {}}}):
+        assert source_of(damaged, REGISTRY) is None
+
+
+def test_how_people_are_told_of_a_record() -> None:
+    one = {"tune.safetensors": {"bytes": 1, "sha256": "00"}}
+    for record, named in (
+        ({"files": describe_files(files_of("mini-3d"))}, "mini-3d"),
+        ({"files": one, "repo": "hf://user/repo", "commit": "abc", "file": "v1/tune.safetensors"},
+         "hf://user/repo@abc/v1/tune.safetensors"),
+        ({"files": one}, "tune.safetensors"),
+        ({"files": one | {"unet/config.json": {}}}, "a local folder"),
+        ({}, "a model that is not named"),
+        ({"files": 3}, "a model that is not named"),
+    ):  # fmt: skip
+        assert named_source(record, REGISTRY) == named
 
 
 def test_a_shipped_file_is_hashed_once_and_again_when_it_changes(

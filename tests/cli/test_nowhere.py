@@ -28,6 +28,7 @@ print(json.dumps([result.exit_code, result.output, sorted({"torch", "diffusers"}
         (["convert", "nowhere", "out"], "nowhere"),
         (["distill", "mini-linfusion", "--teacher", "nowhere"], "nowhere"),
         (["convert", "models/no.safetensors", "out"], "models/no.safetensors"),
+        (["inspect", "me/models/v1.safetensors"], "me/models/v1.safetensors"),
         (["generate", "nowhere", "a cat"], "nowhere"),
         (["generate", "mini", "a cat", "--linfusion", "nowhere"], "nowhere"),
         (["inspect", "./user/model"], "./user/model"),
@@ -45,6 +46,9 @@ def test_a_model_that_is_nowhere_is_refused_at_once(command: list[str], name: st
     code, output, imported = json.loads(done.stdout)
     assert (code, imported) == (1, [])
     assert output.startswith(f"error: {name}: no such file or folder, and no registered name")
+    assert (
+        "write hf://me/models/v1.safetensors" if name.startswith("me/") else "is written hf://user/repo"
+    ) in output
 
 
 @pytest.mark.parametrize(

@@ -103,6 +103,8 @@ def test_showing_one(index: Path) -> None:
     assert shown.exit_code == 0, shown.output
     assert f"checkpoint: hf://user/dream@{'01' * 20}\nindex: {index}\n" in shown.stdout
     assert "base_hash: null\n" in shown.stdout
+    for written in ("hf://user/dream", "https://huggingface.co/user/dream"):
+        assert run("show", written, "--index", index).stdout == shown.stdout
     document = json.loads(run("show", "mini-linfusion", "--json").stdout)
     assert (document["schema"], document["base_hash"]) == (1, "cff95565d8ee50dc")
     assert document["measures"] == {"distillation-kd": pytest.approx(0.00628, abs=1e-5)}

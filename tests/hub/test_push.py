@@ -424,7 +424,7 @@ def test_who_may_not_write(hub: FakeHub, push: Pusher, tmp_path: Path) -> None:
     with hub.client(tmp_path / "nobody", token=None):
         refuse(push, hub, "the Hub wants a login")
     with hub.client(tmp_path / "wrong", token="hf_wrong"):
-        refuse(push, hub, "the Hub wants a login")
+        refuse(push, hub, "the Hub refuses the token in HF_TOKEN, which goes before")
     hub.put("somebody/else", {"notes.txt": b"theirs"})
     with pytest.raises(CheckpointError, match="somebody/nothing: there is no such repository, and you"):
         push("somebody/nothing")

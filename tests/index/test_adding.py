@@ -201,6 +201,14 @@ class TestReading:
             read_published(HubAddress("yuan/none"), zoo)
 
 
+@pytest.mark.parametrize("name", ["linfusion", "./linfusion", f"hf://{REPO}/weights.safetensors"])
+def test_only_what_is_published_can_be_added(name: str, tmp_path: Path, zoo: Registry) -> None:
+    with pytest.raises(
+        UsageError, match="An index lists what is published; 'linzoo push' publishes a folder"
+    ):
+        add(name, [tmp_path / "zoo.json"], zoo)
+
+
 class TestAFile:
     def test_it_is_made_and_then_has_it(self, tmp_path: Path, expected: ZooEntry, zoo: Registry) -> None:
         path = tmp_path / "new" / "zoo.json"

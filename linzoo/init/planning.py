@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from linzoo.attention.layout import PROJECTIONS, projection_mid_dim
+from linzoo.attention.layout import projection_mid_dim
 from linzoo.attention.plan import AttentionSite, Placement, resolve_plan, sites_of
 from linzoo.checkpoints.base_hash import hashed_names
 from linzoo.checkpoints.detection import inspect
@@ -19,7 +19,8 @@ from linzoo.checkpoints.linfusion import GENERALIZED_LINEAR, LinFusionConfig, Mo
 from linzoo.checkpoints.source import Checkpoint, open_source
 from linzoo.checkpoints.unet import UNetTensors, open_unet
 from linzoo.errors import CheckpointError, LinzooError, PluginError, UsageError
-from linzoo.init.numbers import CODES, FLOATS
+from linzoo.init.fitting import check_dtypes, check_mixers, check_options, check_structure
+from linzoo.init.numbers import CODES
 from linzoo.init.published import match_published, open_published
 from linzoo.init.recipe import Follow, InitPlan, InitRequest, PublishedWeights, TargetModule
 from linzoo.plugin import AttentionPlan, InitRecipe, Variant, thaw
@@ -174,7 +175,7 @@ def plan_conversion(
     found = next(each for each in registry.variants if each.value is entry)
     attention_plan = _choose_plan(plan, found, registry)
     recipe = registry.inits[init] if init else registry.inits.resolve(entry.default_init, found.plugin)
-    _check_options(recipe.value, {"linfusion": linfusion, "base": base})
+    check_options(recipe.value, {"linfusion": linfusion, "base": base})
 
     checkpoint = inspection.checkpoint
     teacher = open_unet(checkpoint, entry)
@@ -185,10 +186,10 @@ def plan_conversion(
         raise UsageError(
             f"attention plan '{attention_plan.value.id}' keeps every module softmax: nothing to convert"
         )
-    _check_mixers(recipe.value, replaced)
-    _check_structure(teacher, replaced)
+    check_mixers(recipe.value, replaced)
+    check_structure(teacher, replaced)
     if "teacher" in recipe.value.needs:
-        _check_dtypes(teacher, replaced, code)
+        check_dtypes(teacher, replaced, code)
 
     published = None
     if linfusion is not None:
@@ -254,82 +255,6 @@ def _choose_plan(
             f" '{variant.value.id}'; its plans: {known}"
         )
     return chosen
-
-
-def _check_options(recipe: InitRecipe, given: Mapping[str, str | Path | None]) -> None:
-    """The weights that were named must be the ones that the recipe needs."""
-    option = {"linfusion": "--from", "base": "--base"}
-    for role, value in given.items():
-        if value is None and role in recipe.needs:
-            raise UsageError(f"init recipe '{recipe.id}' needs {option[role]}: {_WHAT[role]}")
-        if value is not None and role not in recipe.needs:
-            raise UsageError(f"init recipe '{recipe.id}' does not read {option[role]}; leave it out")
-
-
-_WHAT = {
-    "linfusion": "published LinFusion weights, a folder or hf://user/repo",
-    "base": "the model that those weights were distilled from, a SOURCE",
-}
-
-
-def _check_mixers(recipe: InitRecipe, replaced: Iterable[Placement]) -> None:
-    for placement in replaced:
-        if placement.mixer.id not in recipe.mixers:
-            raise UsageError(
-                f"init recipe '{recipe.id}' cannot start the mixer '{placement.mixer.id}' of"
-                f" '{placement.site.name}' (it starts: {', '.join(recipe.mixers)}); choose another --init or --plan"
-            )
-
-
-def _check_structure(teacher: UNetTensors, replaced: Iterable[Placement]) -> None:
-    """Every attention that goes must be whole, and without what the layout has no place for."""
-    spec = teacher.checkpoint.spec
-    for placement in replaced:
-        name, dim = placement.site.name, placement.site.dim
-        for each in PROJECTIONS:
-            source = f"{name}.{each}"
-            info = teacher.tensors.get(source)
-            if info is None:
-                raise CheckpointError(
-                    f"{spec}: '{source}' is missing; the checkpoint is incomplete or renamed"
-                )
-            if info.shape != ((dim, dim) if each.endswith("weight") else (dim,)):
-                raise CheckpointError(
-                    f"{spec}: '{source}' has shape {list(info.shape)}, which is no self-attention of width {dim}"
-                )
-        for each in ("to_q.bias", "to_k.bias", "to_v.bias"):
-            if f"{name}.{each}" in teacher.tensors:
-                raise CheckpointError(
-                    f"{spec}: '{name}.{each}' has no place in a LinFusion checkpoint; this is no SD UNet"
-                )
-
-
-def _check_dtypes(teacher: UNetTensors, replaced: Iterable[Placement], dtype: str | None) -> None:
-    """What is read of the teacher must be floats; fp8 only if it is to be written in another dtype."""
-    for placement in replaced:
-        for each in PROJECTIONS:
-            _check_dtype(teacher.checkpoint, teacher.names[f"{placement.site.name}.{each}"], dtype)
-
-
-def _check_dtype(checkpoint: Checkpoint, own: str, dtype: str | None) -> None:
-    spec, code = checkpoint.spec, checkpoint.tensors[own].dtype
-    stem = own.removesuffix("weight")
-    scales = [name for name in (f"{stem}scale_weight", f"{stem}weight_scale") if name in checkpoint.tensors]
-    if code in FLOATS:
-        return
-    if not code.startswith("F8_E") or code == "F8_E8M0":
-        raise CheckpointError(
-            f"{spec}: '{own}' is {code}, which is quantised; get the 16-bit file of this model"
-        )
-    if scales:
-        raise CheckpointError(
-            f"{spec}: '{own}' is scaled fp8 (with '{scales[0]}'); get the 16-bit file of this model"
-        )
-    if dtype is None:
-        raise CheckpointError(
-            f"{spec}: '{own}' is fp8 ({code}), which linear attention cannot run in. Add --dtype float16 to write"
-            " its values in 16 bits (exact, but no better than fp8), or get the 16-bit file of this model."
-        )
 
 
 def module_entry(placement: Placement) -> ModuleEntry:

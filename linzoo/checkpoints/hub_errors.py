@@ -22,6 +22,7 @@ _STORAGE = (
     " again"
 )
 _ADVICE = {
+    400: "the Hub refuses what was sent, for this reason; correct that, and run the same command again",
     401: _LOGIN,
     403: "your token may not do this; make one that may, at https://huggingface.co/settings/tokens",
     409: "it is there already, or somebody else is changing it; look at it, and run the same command again",

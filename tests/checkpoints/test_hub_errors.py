@@ -35,6 +35,7 @@ def said(error: Exception, *, cached: bool = True) -> str:
 @pytest.mark.parametrize(
     ("status", "advice"),
     [
+        (400, "the Hub refuses what was sent"),
         (401, "run 'hf auth login', or set HF_TOKEN"),
         (403, "make one that may"),
         (409, "somebody else is changing it"),

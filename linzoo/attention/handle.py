@@ -194,8 +194,8 @@ def read_linfusion(checkpoint: str | Path, *, registry: Registry | None = None) 
     Raises:
         CheckpointError: not a complete LinFusion checkpoint; names the first tensors that are at fault.
     """
-    opened = open_linfusion(checkpoint, registry=registry)
-    linfusion = announced(LinFusionConfig.from_folder(opened.path), registry)
+    opened, config = open_linfusion(checkpoint, registry=registry)
+    linfusion = announced(config, registry)
     _check_tensors(opened, linfusion)
     weights = {name: read_tensor(opened, name) for name in linfusion.state_dict()}
     linfusion.load_state_dict(weights, strict=True, assign=True)

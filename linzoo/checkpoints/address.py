@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 from urllib.parse import quote, unquote, urlsplit
 
 from linzoo.errors import CheckpointError
@@ -18,9 +19,9 @@ MODEL_SUFFIXES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
 """How single files end that linzoo reads."""
 
 _REPO = r"(?P<repo>[\w-][\w.-]*/[\w-][\w.-]*)"
-_NAME = re.compile(rf"{_REPO}(?:@(?P<revision>[\w./-]*[\w.-]))?")
-_REVISION = r"(?P<revision>refs/\w+/\w+|[^/@]+)"  # that something follows: elsewhere its slashes are quoted
-_FILE = rf"(?P<file>.+(?:{'|'.join(map(re.escape, MODEL_SUFFIXES))}))"
+_NAME = re.compile(rf"{_REPO}(?:@(?P<revision>[\w.%~-]+(?:/[\w.%~-]+)*))?")
+_REVISION = r"(?P<revision>refs/\w+/\w+|[^/@]+)"  # before a file its slashes are quoted
+_FILE = rf"(?P<file>.+(?i:{'|'.join(map(re.escape, MODEL_SUFFIXES))}))"
 _INSIDE = re.compile(rf"{_REPO}(?:@{_REVISION})?/{_FILE}")
 _PAGE = re.compile(rf"/{_REPO}(?:/(?:tree|blob|resolve)/{_REVISION}(?:/{_FILE})?)?/?")
 _PULL_REQUEST = re.compile(r"refs/\w+/\w+")
@@ -50,15 +51,9 @@ class HubAddress:
         if text.startswith(_WEB):
             return _of_page(text)
         name = text.removeprefix(SCHEME)
-        if match := _INSIDE.fullmatch(name):
-            revision = match["revision"]
-            return cls(match["repo"], revision and unquote(revision), match["file"])
-        if match := _NAME.fullmatch(name):
-            return cls(match["repo"], match["revision"])
-        raise CheckpointError(
-            f"{text}: not of the form {SCHEME}user/repo, {SCHEME}user/repo@revision or"
-            f" {SCHEME}user/repo@revision/model.safetensors"
-        )
+        found = (_INSIDE.fullmatch(name) or _NAME.fullmatch(name) or _no_address(text)).groupdict()
+        revision = found["revision"]
+        return cls(found["repo"], revision and unquote(revision), found.get("file"))
 
     def whole(self) -> HubAddress:
         """The address itself, where a whole repository is meant.
@@ -73,9 +68,9 @@ class HubAddress:
         return self
 
     def __str__(self) -> str:
-        revision, file = self.revision, self.file
-        if revision is not None and file is not None and not _PULL_REQUEST.fullmatch(revision):
-            revision = quote(revision, safe="")
+        revision, file = self.revision or "", self.file
+        plain = file is None or _PULL_REQUEST.fullmatch(revision)
+        revision = quote(revision, safe="/" if plain else "")
         return SCHEME + self.repo + (f"@{revision}" if revision else "") + (f"/{file}" if file else "")
 
 
@@ -115,6 +110,13 @@ def no_folder_either(text: str | Path) -> Iterator[None]:
         raise CheckpointError(f"{error}\n  Nor is there a file or folder {text} on this machine.") from error
 
 
+def _no_address(text: str) -> NoReturn:
+    raise CheckpointError(
+        f"{text}: not of the form {SCHEME}user/repo, {SCHEME}user/repo@revision or {SCHEME}user/repo@revision/model.safetensors"
+        f" (files: {', '.join(MODEL_SUFFIXES)})"
+    )
+
+
 def _says_so(text: str) -> bool:
     return text.startswith((SCHEME, *_WEB))
 
@@ -126,11 +128,17 @@ def _is_here(text: str) -> bool:
 
 
 def _is_no(error: BaseException | None) -> bool:
-    """Whether the Hub knows no such repository or has given no answer; where it has, the name is no mistake."""
-    from huggingface_hub.errors import RepositoryNotFoundError
+    """Whether the Hub knows no such repository, or cannot be asked; else the name is no mistake."""
+    from huggingface_hub import errors
 
-    answered = getattr(error, "response", None) is not None
-    return error is not None and (isinstance(error, RepositoryNotFoundError) or not answered)
+    if isinstance(error, errors.RepositoryNotFoundError):
+        return not isinstance(error, errors.GatedRepoError)
+    if isinstance(
+        error, errors.LocalEntryNotFoundError | errors.OfflineModeIsEnabled | errors.HFValidationError
+    ):
+        return True
+    of_network = hasattr(type(error), "request")  # as all errors of the client's network layer have it
+    return of_network and getattr(error, "response", None) is None
 
 
 def _of_page(text: str) -> HubAddress:

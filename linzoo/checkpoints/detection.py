@@ -155,8 +155,13 @@ class Detector:
 
     def _history(self, lock: Mapping[str, Any]) -> str:
         init, recipe = at(lock, "init", "id"), at(lock, "distill", "recipe", "id")
-        distilled = f"distilled by recipe '{recipe}'" if is_distilled(lock) else "never distilled"
-        return f"made from {named_source(lock.get('source', {}), self.registry)} by init recipe '{init}', {distilled}"
+        made = f"made from {named_source(lock.get('source', {}), self.registry)}"
+        made += f" by init recipe '{init}'" if init else ""
+        if "linfusion" in lock:
+            made += f" out of the weights of {named_source(lock['linfusion'], self.registry)}"
+        if recipe:
+            made += f", distilled by recipe '{recipe}'"
+        return made if is_distilled(lock) else f"{made}, never distilled"
 
     def _lock(self) -> Mapping[str, Any]:
         folder = self.checkpoint.path

@@ -90,7 +90,9 @@ def _advice(error: Exception, cached: bool) -> str:
     status = _status(error)
     if status == 401 and os.environ.get("HF_TOKEN") and not of_storage(error):
         return _TOKEN
-    if status in _ADVICE:
+    if status in _ADVICE and not (
+        status == 400 and of_storage(error)
+    ):  # S3's says that a request took too long
         return _ADVICE[status]
     if status is not None and status >= 500:
         return (

@@ -5,6 +5,7 @@ It holds no times and no absolute paths: the same input gives the same bytes.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 from collections.abc import Mapping
@@ -123,7 +124,9 @@ def address_of(record: Mapping[str, Any]) -> HubAddress | None:
     repo, commit, file = (record.get(name) for name in ("repo", "commit", "file"))
     if not isinstance(repo, str) or not isinstance(commit, str):
         return None
-    return HubAddress(HubAddress.parse(repo).repo, commit, file if isinstance(file, str) else None)
+    with contextlib.suppress(CheckpointError):  # the lock files of others may hold anything
+        return HubAddress(HubAddress.parse(repo).repo, commit, file if isinstance(file, str) else None)
+    return None
 
 
 def at(document: Any, *path: str) -> Any:

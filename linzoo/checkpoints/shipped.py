@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -76,9 +77,10 @@ def _holds(model: Path, files: Mapping[str, Mapping[str, Any]]) -> bool:
 
 def _is(path: Path, recorded: Mapping[str, Any]) -> bool:
     """Whether a file is the recorded one; the size, where it is recorded, spares reading most that are not."""
-    if not path.is_file() or at(recorded, "bytes") not in (None, path.stat().st_size):
-        return False
-    return bool(_sum(path, stamp_of(path)) == at(recorded, "sha256"))
+    with contextlib.suppress(OSError, ValueError):  # a name that no file can have
+        if path.is_file() and at(recorded, "bytes") in (None, path.stat().st_size):
+            return bool(_sum(path, stamp_of(path)) == at(recorded, "sha256"))
+    return False
 
 
 @lru_cache

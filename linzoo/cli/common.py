@@ -120,19 +120,17 @@ class Group(click.Group):
     group_class = type
 
 
-class OutFolder(click.Path):
-    """A folder that is written; what is meant for the Hub goes there by ``linzoo push``."""
+class OutPath(click.Path):
+    """What is written on this machine; as a path, an address of the Hub would become a folder of that name."""
 
-    def __init__(self) -> None:
-        super().__init__(file_okay=False, path_type=Path)
+    def __init__(self, **checks: Any) -> None:
+        super().__init__(path_type=Path, **checks)
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Refuse an address: as a path it would become a folder of that name."""
+        """Refuse an address."""
         if str(value).startswith(("hf:/", "http:/", "https:/")):
             self.fail(
-                f"{value}: a folder on this machine is meant; 'linzoo push' publishes what is in it",
-                param,
-                ctx,
+                f"{value}: a path on this machine is meant; 'linzoo push' publishes checkpoints", param, ctx
             )
         return super().convert(value, param, ctx)
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from linzoo.cli.common import Command, OutFolder, State, echo_json, pass_state, progress
+from linzoo.cli.common import Command, OutPath, State, echo_json, pass_state, progress
 from linzoo.cli.drawing import hush_libraries
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @click.command(cls=Command)
 @click.argument("source", metavar="SOURCE")
-@click.argument("out", metavar="OUT", type=OutFolder())
+@click.argument("out", metavar="OUT", type=OutPath())
 @click.option(
     "--init",
     metavar="ID",

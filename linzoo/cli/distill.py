@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from linzoo.cli.common import Command, OutFolder, State, echo_json, pass_state, require_sources
+from linzoo.cli.common import Command, OutPath, State, echo_json, pass_state, require_sources
 from linzoo.cli.drawing import hush_libraries
 from linzoo.cli.recipes import preset_option, set_option
 
@@ -42,7 +42,7 @@ def _parse_resume(_: click.Context, __: click.Parameter, value: str | None) -> R
 @set_option
 @click.option(
     "--out",
-    type=OutFolder(),
+    type=OutPath(),
     metavar="DIR",
     help="Folder of the run; without it, CHECKPOINT's name with -distilled.",
 )

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from linzoo.cli.common import Command, State, parse_size, pass_state, progress, require_sources
+from linzoo.cli.common import Command, OutPath, State, parse_size, pass_state, progress, require_sources
 from linzoo.cli.drawing import open_teacher, sheet_of
 from linzoo.errors import UsageError
 
 if TYPE_CHECKING:
-    from linzoo.checkpoints.inspection import Inspection
+    from linzoo.attention.handle import Handle
     from linzoo.plugin.requests import DType
 
 
@@ -58,7 +58,7 @@ if TYPE_CHECKING:
 @click.option(
     "-o",
     "--out",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=OutPath(dir_okay=False),
     help="Picture to write (.png, .jpg, .webp; with --compare also .html); without it, named after the prompt.",
 )
 @pass_state
@@ -98,29 +98,27 @@ def generate(
         raise UsageError(f"{option} needs --linfusion CHECKPOINT, the student.")
     require_sources(state, source, None if linfusion == "auto" else linfusion)
     from linzoo.checkpoints.detection import inspect
+    from linzoo.checkpoints.kinship import other_weights
+    from linzoo.checkpoints.linfusion_folder import open_linfusion
     from linzoo.generate.compare import Settings, draw
     from linzoo.generate.compare import compare as draw_both
     from linzoo.generate.output import check_target, write_image
 
     out = out or Path(f"{_slug(prompt)}-{drawing['seed']}.png")
     check_target(out, page=compare)
+    opened = None
+    if linfusion is not None and linfusion != "auto":  # looked at before the teacher is fetched
+        opened, _ = open_linfusion(linfusion, registry=state.registry)
     found = inspect(source, registry=state.registry, variant=variant, prediction_type=prediction_type)
     if size is None and found.native_size:
         size = found.native_size, found.native_size
     settings = Settings(size=size, **drawing)
-    if linfusion is not None and linfusion != "auto":
-        _note_other_weights(state, linfusion, found)
+    if opened is not None and (note := other_weights(opened, found, state.registry)):
+        state.say(f"note: {note}")
     pipe = open_teacher(found, state, device=device, dtype=dtype)
-    handle = None
-    if linfusion is not None:
-        import logging
-
-        from linzoo.attention.handle import load
-
-        logging.getLogger("linzoo").addHandler(logging.NullHandler())  # what it says is said below
-        handle = load(pipe, linfusion, min_tokens=min_tokens, registry=state.registry)
-        if handle.why:
-            state.say(handle.why)
+    if opened is not None and opened.address is not None:
+        linfusion = str(opened.address)  # the commit that was looked at
+    handle = None if linfusion is None else _mount(state, pipe, linfusion, min_tokens)
     with progress(state, "Drawing", settings.steps * (2 if compare else 1)) as advance:
         if handle and compare:
             pairs = draw_both(pipe, handle, [prompt], settings, advance)
@@ -130,13 +128,16 @@ def generate(
     click.echo(out)
 
 
-def _note_other_weights(state: State, linfusion: str, teacher: Inspection) -> None:
-    """Also refuses, before the teacher is loaded, what is no LinFusion checkpoint."""
-    from linzoo.checkpoints.kinship import other_weights
-    from linzoo.checkpoints.linfusion_folder import open_linfusion
+def _mount(state: State, pipe: Any, linfusion: str, min_tokens: int) -> Handle:
+    import logging
 
-    if note := other_weights(open_linfusion(linfusion, registry=state.registry), teacher, state.registry):
-        state.say(f"note: {note}")
+    from linzoo.attention.handle import load
+
+    logging.getLogger("linzoo").addHandler(logging.NullHandler())  # what it says is said here
+    handle = load(pipe, linfusion, min_tokens=min_tokens, registry=state.registry)
+    if handle.why:
+        state.say(handle.why)
+    return handle
 
 
 def _slug(prompt: str) -> str:

@@ -73,7 +73,11 @@ def _print(found: Inspection) -> None:
 
 
 def _print_wrapped(text: str, first: str, later: str) -> None:
-    """Print a text as wide as the terminal, a long path whole; elsewhere in one line."""
+    """Print a text as wide as the terminal, a long path whole; elsewhere in one line.
+
+    What it quotes from a file of somebody's must not steer the terminal.
+    """
+    text = "".join(each if each.isprintable() else "\N{REPLACEMENT CHARACTER}" for each in text)
     if sys.stdout.isatty():
         width = shutil.get_terminal_size().columns
         text = textwrap.fill(text, max(width, 40), initial_indent=first, subsequent_indent=later,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from linzoo.cli.common import Command, OutFolder, State, echo_json, parse_size, pass_state, require_sources
+from linzoo.cli.common import Command, OutPath, State, echo_json, parse_size, pass_state, require_sources
 from linzoo.cli.drawing import hush_libraries
 from linzoo.cli.tables import print_table
 
@@ -62,7 +62,7 @@ def _number(text: str) -> float:
 )
 @click.option(
     "--report",
-    type=OutFolder(),
+    type=OutPath(file_okay=False),
     metavar="DIR",
     help="Folder for report.html, report.json and pictures; without it, CHECKPOINT's name with -validation, and for the"
     " suite quick none.",

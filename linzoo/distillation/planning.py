@@ -126,14 +126,13 @@ def plan_run(
     registry: Registry,
 ) -> RunPlan:
     """Read everything's description and check that it fits; see :func:`linzoo.distill` for arguments and errors."""
-    opened = open_linfusion(checkpoint, registry=registry)
+    opened, config = open_linfusion(checkpoint, registry=registry)
     found = inspect(teacher, registry=registry, variant=variant, prediction_type=prediction_type)
     require_text_to_image(found)
     entry, _ = found.require()
     registered = next(each for each in registry.variants if each.value is entry)
     resolved = _recipe(recipe, preset, overrides, out if resume is not None else None, registered, registry)
     check_out(out, resume)
-    config = LinFusionConfig.from_folder(opened.path)
     note = other_weights(opened, found, registry)
     plan = RunPlan(found, registered, opened, config, read_lock(opened.path), resolved, out, resume, note)
     _check_variant(plan, registry)

@@ -157,8 +157,8 @@ def require_agreement(settled: License, card: str | None, repo: str) -> None:
     there = license_in(data, "")
     if there is not None and there.identity != settled.identity:
         raise CheckpointError(
-            f"{HubAddress(repo)}: its README.md says that it is under {there}, and this would be under {settled} ({settled.origin}); if the"
-            " card is wrong, change it there first"
+            f"{HubAddress(repo)}: its README.md says that it is under {there}, and this would be under {settled}"
+            f" ({settled.origin}); if the card is wrong, change it there first"
         )
 
 

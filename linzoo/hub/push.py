@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
+from linzoo.checkpoints.address import HubAddress
 from linzoo.checkpoints.license import License
 from linzoo.checkpoints.linfusion import LinFusionConfig
 from linzoo.checkpoints.linfusion_folder import open_linfusion
@@ -113,10 +114,10 @@ def push(
     progress = progress or Progress()
     _check_options(format, pr, revision, message, max_shard_bytes)
     declared = parse_license(license) if license is not None else None
-    opened, lock = _open(checkpoint, registry)
+    opened, config, lock = _open(checkpoint, registry)
     variant = registry.variants[lock["detection"]["variant"]].value
     target = open_target(repo, revision, pull_request=pr)
-    target.require_same_kind(format, variant.id, LinFusionConfig.from_folder(opened.path))
+    target.require_same_kind(format, variant.id, config)
     _check_visible(target, private, pr)
     if note := _replaced(target, lock, registry):
         progress.say(f"note: {note}")
@@ -197,9 +198,11 @@ def _check_options(format: str, pr: bool, revision: str | None, message: str, ma
         raise UsageError(f"a shard of {max_shard_bytes} bytes holds nothing")
 
 
-def _open(checkpoint: str | Path, registry: Registry) -> tuple[Checkpoint, Mapping[str, Any]]:
-    """The checkpoint and its lock file, which tells what it was made from; both as linzoo wrote them."""
-    opened = open_linfusion(checkpoint, registry=registry)
+def _open(
+    checkpoint: str | Path, registry: Registry
+) -> tuple[Checkpoint, LinFusionConfig, Mapping[str, Any]]:
+    """The checkpoint, its config and its lock file, which tells what it was made from; both as linzoo wrote them."""
+    opened, config = open_linfusion(checkpoint, registry=registry)
     lock = read_lock(opened.path)
     if lock is None:
         raise CheckpointError(
@@ -214,7 +217,7 @@ def _open(checkpoint: str | Path, registry: Registry) -> tuple[Checkpoint, Mappi
         raise CheckpointError(
             f"{opened.path}: {', '.join(changed)} changed since linzoo wrote it; convert or distil it again"
         )
-    return opened, lock
+    return opened, config, lock
 
 
 def _replaced(target: Target, lock: Mapping[str, Any], registry: Registry) -> str:
@@ -226,7 +229,8 @@ def _replaced(target: Target, lock: Mapping[str, Any], registry: Registry) -> st
     was, becomes = (
         f"{named_source(record, registry)} (base hash {record['base_hash']})" for record in (old, new)
     )
-    return f"{target.where} holds weights for {was}, which weights for {becomes} replace"
+    where = HubAddress(target.repo, target.branch)
+    return f"{where} holds weights for {was}; those of this push are for {becomes}"
 
 
 def _check_visible(target: Target, private: bool, pr: bool) -> None:

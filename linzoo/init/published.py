@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from linzoo.attention.plan import Placement
-from linzoo.checkpoints.linfusion import GENERALIZED_LINEAR, LinFusionConfig
+from linzoo.checkpoints.linfusion import GENERALIZED_LINEAR
 from linzoo.checkpoints.linfusion_folder import open_linfusion
 from linzoo.checkpoints.lock import read_lock
 from linzoo.checkpoints.source import Checkpoint
@@ -25,15 +25,14 @@ def open_published(spec: str | Path, variant: Registered[Variant], registry: Reg
     """Open a LinFusion checkpoint, local or on the Hub.
 
     Args:
-        spec: a folder or ``hf://user/repo[@rev]``.
+        spec: a CHECKPOINT.
         variant: what it will be used for; a checkpoint of linzoo says which variant it was made for.
         registry: where the variants are looked up.
 
     Raises:
         CheckpointError: it is no LinFusion checkpoint, is damaged, or is of another variant.
     """
-    checkpoint = open_linfusion(spec, registry=registry, fetch_weights=False)
-    config = LinFusionConfig.from_json(checkpoint.configs["unet"], f"{checkpoint.spec}/config.json")
+    checkpoint, config = open_linfusion(spec, registry=registry, fetch_weights=False)
     _check_variant(checkpoint, variant, registry)
     for name, info in checkpoint.tensors.items():
         if info.dtype not in FLOATS:

@@ -15,7 +15,6 @@ from linzoo.checkpoints.address import name_of
 from linzoo.checkpoints.atomic import explain_os_errors, held, write_bytes
 from linzoo.checkpoints.detection import inspect
 from linzoo.checkpoints.kinship import other_weights
-from linzoo.checkpoints.linfusion import LinFusionConfig
 from linzoo.checkpoints.linfusion_folder import open_linfusion
 from linzoo.checkpoints.lock import plain, read_lock
 from linzoo.checkpoints.source import Checkpoint
@@ -90,12 +89,12 @@ def validate(
     wanted = Wishes(**wishes)
     checks = checks_of(suite, registry)
     require_known(wanted.bars, suite, checks)
-    opened = open_linfusion(checkpoint, registry=registry)
+    opened, config = open_linfusion(checkpoint, registry=registry)
     found = inspect(teacher, registry=registry, variant=variant, prediction_type=prediction_type)
     require_text_to_image(found)
     entry, _ = found.require()
     registered = next(each for each in registry.variants if each.value is entry)
-    config, lock = LinFusionConfig.from_folder(opened.path), read_lock(opened.path)
+    lock = read_lock(opened.path)
     settings = settle(wanted, registered, found.native_size or 0, lock, registry, drawing=draws(suite))
     if note := other_weights(opened, found, registry):
         settings = replace(settings, notes=(*settings.notes, note))

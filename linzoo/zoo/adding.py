@@ -101,26 +101,30 @@ def _propose(entry: ZooEntry, where: str, dataset: HubAddress) -> Addition:
         index = _index_at(api, dataset.repo, info.sha)
         if index.of(entry.repo) == entry:
             return Addition(entry, where, "present")
-        overtaken = []
-        for each in api.get_repo_discussions(
-            dataset.repo, repo_type="dataset", discussion_type="pull_request", discussion_status="open"
-        ):
-            if each.title == title and _proposes(api, dataset.repo, each.git_reference, entry):
-                if not _is_overtaken(api, each):
-                    return Addition(entry, where, "pending", each.url)
-                overtaken.append(each)
-        commit: Any = api.create_commit(
-            dataset.repo,
-            [CommitOperationAdd(INDEX_NAME, encode_index(index.with_entry(entry)))],
-            commit_message=title,
-            repo_type="dataset",
-            revision=dataset.revision,
-            create_pr=True,
-            parent_commit=info.sha,
-        )
-        for each in overtaken:
-            _close(api, each, commit.pr_url)
-    return Addition(entry, where, "proposed", commit.pr_url)
+        proposals = [
+            each
+            for each in api.get_repo_discussions(
+                dataset.repo, repo_type="dataset", discussion_type="pull_request", discussion_status="open"
+            )
+            if each.title == title and _proposes(api, dataset.repo, each.git_reference, entry)
+        ]
+        overtaken = [each for each in proposals if _is_overtaken(api, each)]
+        if pending := [each for each in proposals if each not in overtaken]:
+            done = Addition(entry, where, "pending", pending[0].url)
+        else:
+            commit: Any = api.create_commit(
+                dataset.repo,
+                [CommitOperationAdd(INDEX_NAME, encode_index(index.with_entry(entry)))],
+                commit_message=title,
+                repo_type="dataset",
+                revision=dataset.revision,
+                create_pr=True,
+                parent_commit=info.sha,
+            )
+            done = Addition(entry, where, "proposed", commit.pr_url)
+    for each in overtaken:
+        _close(api, each, str(done.pull_request))
+    return done
 
 
 def _index_at(api: HfApi, repo: str, revision: str | None) -> Index:
@@ -148,12 +152,13 @@ def _is_overtaken(api: HfApi, proposal: Discussion) -> bool:
 
 
 def _close(api: HfApi, proposal: Discussion, successor: str) -> None:
-    """Close one's own; somebody else's stays."""
-    if proposal.author == api.whoami()["name"]:
-        why = f"The index has changed at the same place since; {successor} takes the place of this one."
-        api.change_discussion_status(
-            proposal.repo_id, proposal.num, "closed", comment=why, repo_type="dataset"
-        )
+    """Close one's own; somebody else's stays, and what cannot be closed now is closed by the next run."""
+    why = f"The index has changed at the same place since; {successor} takes the place of this one."
+    with contextlib.suppress(CheckpointError), hub_errors(str(proposal.url)):
+        if proposal.author == api.whoami()["name"]:
+            api.change_discussion_status(
+                proposal.repo_id, proposal.num, "closed", comment=why, repo_type="dataset"
+            )
 
 
 def _proposes(api: HfApi, repo: str, revision: str | None, entry: ZooEntry) -> bool:

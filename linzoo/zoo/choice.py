@@ -107,7 +107,8 @@ def _among(chosen: ZooEntry, closest: Sequence[Listed]) -> str:
     count = sum(each.entry.closeness[0] == measured for each in closest)
     if count > 1:
         return f", the lowest of {count}"
-    return ", the only one of its kind" if len(closest) > 1 else ""
+    who = "a distillation" if measured else "a validation"
+    return f", the only one that {who} measured" if len(closest) > 1 else ""
 
 
 def _rank(entry: ZooEntry, live: LiveUNet) -> tuple[Kinship, int]:

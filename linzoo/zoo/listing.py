@@ -103,4 +103,7 @@ def find_checkpoint(repo: str, listed: Sequence[Listed]) -> Listed:
         close = difflib.get_close_matches(repo, named, n=1)
         said = f"; did you mean '{close[0]}'?" if close else "; 'linzoo zoo list' shows what is"
         raise ZooError(f"{repo} is in no index{said}")
-    return named[repo]
+    found = named[repo]
+    if address is not None and address.revision not in (None, found.entry.commit):
+        raise ZooError(f"{address} is in no index; {repo} is listed at {found.entry.commit}")
+    return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 from hypothesis import given
@@ -16,10 +17,13 @@ REVISIONS = (
     st.none()
     | NAMES
     | st.integers(1, 99).map("refs/pr/{}".format)
-    | st.sampled_from(["release/1.x", "a/b/c.d"])
+    | st.sampled_from(["release/1.x", "a/b/c.d", "v+1", "100%25", "a~b@c"])
 )
 FILES = st.none() | st.builds(
-    "{}{}.{}".format, st.sampled_from(["", "unet/", "a b/"]), NAMES, st.sampled_from(["safetensors", "ckpt"])
+    "{}{}.{}".format,
+    st.sampled_from(["", "unet/", "a b/"]),
+    NAMES,
+    st.sampled_from(["safetensors", "ckpt", "CKPT"]),
 )
 ADDRESSES = st.builds(
     lambda user, name, revision, file: HubAddress(f"{user}/{name}", revision, file),
@@ -42,16 +46,22 @@ def test_the_page_in_a_browser_is_an_address(address: HubAddress, host: str, dow
     page = f"https://{host}/{address.repo}"
     if address.file is not None:
         view = "resolve" if download else "blob"
-        page += (
-            f"/{view}/{(address.revision or 'main').replace('/', '%2F')}/{address.file.replace(' ', '%20')}"
-        )
+        page += f"/{view}/{quote(address.revision or 'main', safe='')}/{quote(address.file)}"
         page += "?download=true" if download else ""
     elif address.revision is not None:
-        page += f"/tree/{address.revision.replace('/', '%2F')}"
+        page += f"/tree/{quote(address.revision, safe='')}"
     read = HubAddress.parse(page)
     assert (read.repo, read.file) == (address.repo, address.file)
     assert read.revision == (address.revision or (address.file and "main"))
     assert on_hub(page) == read
+
+
+@pytest.mark.parametrize(
+    "text", ["hf://user/model@", "hf://user/model@/x", "hf://user/model@/x.ckpt", "user/model/x.gguf"]
+)
+def test_what_is_malformed_is_told_the_forms(text: str) -> None:
+    with pytest.raises(CheckpointError, match=r"not of the form hf://user/repo, .*\.safetensors, \.ckpt"):
+        HubAddress.parse(text)
 
 
 def test_the_page_may_be_of_a_mirror(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -296,6 +296,33 @@ def test_a_linfusion_checkpoint_is_for_what_its_lock_file_says(
 
 
 @pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"init": {"id": "delta"}, "linfusion": {"repo": "hf://user/linear", "commit": "def"}},
+         "by init recipe 'delta' out of the weights of hf://user/linear@def"),
+        ({"init": {"id": "teacher"}, "distill": {"recipe": {"id": "sd15"}}},
+         "by init recipe 'teacher', distilled by recipe 'sd15'"),
+        ({"distill": {"recipe": None}}, ""),
+        ({"source": {"repo": "nonsense", "commit": "abc"}, "init": {"id": 3}}, None),
+    ],
+)  # fmt: skip
+def test_the_history_of_a_linfusion_checkpoint(
+    changes: dict[str, Any], says: str | None, registry: Registry, tmp_path: Path
+) -> None:
+    write_json(tmp_path / "config.json", {"_class_name": "LinFusion"})
+    write_sparse(tmp_path / "diffusion_pytorch_model.safetensors", {"0.to_q_.0.weight": (4, 4)})
+    lock = {"lock_version": 1, "outputs": {}, "detection": {"variant": "sd15"}}
+    write_json(
+        tmp_path / LOCK_NAME, {**lock, "source": {"repo": "hf://user/tune", "commit": "abc"}, **changes}
+    )
+    detail = inspect(tmp_path, registry=registry).evidence[-1].detail
+    if says is None:
+        assert detail.startswith(f"{LOCK_NAME}: made from a model that is not named")
+    else:
+        assert detail == f"{LOCK_NAME}: made from hf://user/tune@abc {says}".rstrip()
+
+
+@pytest.mark.parametrize(
     ("text", "problem"),
     [("{", "not valid JSON"), ('{"lock_version": 99, "outputs": {}}', "written by a newer linzoo")],
 )

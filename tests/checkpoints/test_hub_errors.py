@@ -69,6 +69,8 @@ def test_a_token_that_the_hub_refuses_is_named(monkeypatch: pytest.MonkeyPatch) 
 def test_a_storage_that_refuses_is_not_blamed_on_the_token() -> None:
     assert said(answered(403, by=SIGNED)).startswith(f"{WHERE}: the storage behind the Hub refuses (403)")
     assert "trouble of its own" in said(answered(500, by=SIGNED))
+    assert said(answered(400, by=SIGNED)).endswith("run the same command again")
+    assert "refuses what was sent" not in said(answered(400, by=SIGNED))
 
 
 def test_without_a_network_what_is_asked_for_may_be_in_the_cache() -> None:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
 import linzoo
 from linzoo.checkpoints.kinship import other_weights
 from linzoo.checkpoints.linfusion_folder import open_linfusion
+from linzoo.checkpoints.source import open_source
 from linzoo.registry import build_registry
 
 REGISTRY = build_registry(entry_points=False)
@@ -23,7 +27,8 @@ def converted(tmp_path: Path) -> Path:
 
 def note(linfusion: Path | str, teacher: str) -> str:
     found = linzoo.inspect(teacher, registry=REGISTRY)
-    return other_weights(open_linfusion(linfusion, registry=REGISTRY), found, REGISTRY)
+    opened, _ = open_linfusion(linfusion, registry=REGISTRY)
+    return other_weights(opened, found, REGISTRY)
 
 
 def test_its_own_teacher_is_passed_over_and_another_is_told(converted: Path) -> None:
@@ -57,5 +62,18 @@ def test_nothing_is_said_where_nothing_is_known(converted: Path) -> None:
     }  # distilled by another, which is known by its file alone
     path.write_text(json.dumps(lock))
     assert note(converted, "mini") == ""
+    for damaged in ("{", '{"lock_version": 99, "outputs": {}}'):
+        path.write_text(damaged)
+        assert note(converted, "mini") == ""
     path.unlink()
     assert note(converted, "mini") == ""
+
+
+def test_nothing_is_said_of_bfloat16_which_may_be_the_same_model_rounded(tmp_path: Path) -> None:
+    mini = open_source("mini", registry=REGISTRY).path
+    rounded = Path(shutil.copytree(mini, tmp_path / "rounded"))
+    weights = rounded / "unet" / "diffusion_pytorch_model.safetensors"
+    save_file({name: each.to(torch.bfloat16) for name, each in load_file(weights).items()}, weights)
+    assert note("mini-linfusion", str(rounded)) == ""
+    linzoo.convert(rounded, tmp_path / "linfusion", registry=REGISTRY)
+    assert note(tmp_path / "linfusion", "mini") == ""

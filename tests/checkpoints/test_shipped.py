@@ -30,7 +30,9 @@ def test_the_source_of_a_record() -> None:
     )
     assert source_of({"files": {"x.safetensors": {"bytes": 1, "sha256": "00"}}}, REGISTRY) is None
     assert source_of({}, REGISTRY) is None
-    for damaged in ({"files": []}, {"files": {"x": 3}}, {"repo": 3, "commit": "abc"}, {"files": {"x": {}}}):
+    for damaged in ({"files": []}, {"files": {"x": 3}}, {"repo": 3, "commit": "abc"}, {"files": {"x": {}}},
+                    {"files": {"x" * 300: {"sha256": "00"}}}, {"files": {"\0": {"sha256": "00"}}},
+                    {"repo": "nonsense", "commit": "abc"}):  # fmt: skip
         assert source_of(damaged, REGISTRY) is None
 
 

@@ -57,6 +57,7 @@ def test_a_model_that_is_nowhere_is_refused_at_once(command: list[str], name: st
         ["convert", "mini", "hf://me/out"],
         ["distill", "mini-linfusion", "--teacher", "mini", "--out", "https://huggingface.co/me/out"],
         ["validate", "mini-linfusion", "--teacher", "mini", "--report", "hf://me/report"],
+        ["generate", "mini", "a cat", "--out", "hf://me/cat.png"],
     ],
     ids=lambda command: command[0],
 )
@@ -66,5 +67,5 @@ def test_what_is_written_is_written_on_this_machine(
     monkeypatch.chdir(tmp_path)
     result = CliRunner().invoke(main, command)
     assert result.exit_code == 2
-    assert f"{command[-1]}: a folder on this machine is meant; 'linzoo push' publishes" in result.output
+    assert f"{command[-1]}: a path on this machine is meant; 'linzoo push' publishes" in result.output
     assert list(tmp_path.iterdir()) == []

@@ -103,8 +103,13 @@ def test_showing_one(index: Path) -> None:
     assert shown.exit_code == 0, shown.output
     assert f"checkpoint: hf://user/dream@{'01' * 20}\nindex: {index}\n" in shown.stdout
     assert "base_hash: null\n" in shown.stdout
-    for written in ("hf://user/dream", "https://huggingface.co/user/dream"):
+    for written in ("hf://user/dream", "https://huggingface.co/user/dream", f"user/dream@{'01' * 20}"):
         assert run("show", written, "--index", index).stdout == shown.stdout
+    other = run("show", "user/dream@v2", "--index", index)
+    assert (
+        other.exit_code,
+        "hf://user/dream@v2 is in no index; user/dream is listed at 0101" in other.stderr,
+    ) == (1, True)
     document = json.loads(run("show", "mini-linfusion", "--json").stdout)
     assert (document["schema"], document["base_hash"]) == (1, "cff95565d8ee50dc")
     assert document["measures"] == {"distillation-kd": pytest.approx(0.00628, abs=1e-5)}

@@ -646,8 +646,8 @@ def test_weights_for_another_model_are_replaced_with_a_remark(hub: FakeHub, push
     told = Told()
     push(progress=told, dry_run=True)
     assert told.lines == [
-        f"note: hf://{REPO} holds weights for hf://{TEACHER}@{hub.head(TEACHER)} (base hash {'0' * 16}), which weights for"
-        f" hf://{TEACHER}@{hub.head(TEACHER)} (base hash cff95565d8ee50dc) replace"
+        f"note: hf://{REPO} holds weights for hf://{TEACHER}@{hub.head(TEACHER)} (base hash {'0' * 16}); those of this push"
+        f" are for hf://{TEACHER}@{hub.head(TEACHER)} (base hash cff95565d8ee50dc)"
     ]
 
 

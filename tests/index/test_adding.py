@@ -336,6 +336,21 @@ class TestADataset:
         assert add(REPO, [INDEX], zoo).outcome == "proposed"
         assert [each.status for each in hub.pull_requests(DATASET, "dataset")] == ["closed", "open"]
 
+    def test_what_could_not_be_closed_is_closed_by_the_next_run(
+        self, hub: FakeHub, expected: ZooEntry, zoo: Registry
+    ) -> None:
+        add(REPO, [INDEX], zoo)
+        overtaking = Index("", (make_entry("user/a"), make_entry("user/zzz")))
+        hub.put(DATASET, {INDEX_NAME: encode_index(overtaking)}, repo_type="dataset")
+        hub.inject(Fault("status", method="POST", path="/status", status=403, times=99))
+        second = add(REPO, [INDEX], zoo)
+        assert second.outcome == "proposed"
+        assert [each.status for each in hub.pull_requests(DATASET, "dataset")] == ["open", "open"]
+        hub.clear_faults()
+        third = add(REPO, [INDEX], zoo)
+        assert (third.outcome, third.pull_request) == ("pending", second.pull_request)
+        assert [each.status for each in hub.pull_requests(DATASET, "dataset")] == ["closed", "open"]
+
     def test_a_private_repository_is_kept_out_of_a_public_index(
         self, hub: FakeHub, expected: ZooEntry, zoo: Registry
     ) -> None:

@@ -178,7 +178,9 @@ class TestChoosing:
         same = pick(*entries)  # what a distillation measured is of other samples
         assert same.entry.repo == "user/c"
         assert same.why.endswith("kd 0.01, the lowest of 2")
-        assert pick(entries[0], entries[1], entries[3]).why.endswith("kd 0.03, the only one of its kind")
+        assert pick(entries[0], entries[1], entries[3]).why.endswith(
+            "kd 0.03, the only one that a validation measured"
+        )
         distilled = pick(entries[0], entries[3], make_entry("user/e", measures={"distillation-kd": 0.002}))
         assert distilled.entry.repo == "user/d"
         assert distilled.why.endswith("kd 0.001 in its distillation, the lowest of 2")

@@ -10,12 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from huggingface_hub import HfApi
 from safetensors.numpy import load_file, save_file
 
 import linzoo
 from linzoo.checkpoints.digest import digest
 from linzoo.checkpoints.lock import encode_json
 from linzoo.checkpoints.source import open_source
+from linzoo.distillation.progress import Progress
+from linzoo.errors import CheckpointError
 from linzoo.hub.push import PushResult
 from linzoo.registry import Registry, build_registry
 from linzoo.testing.fake_hub import FakeHub
@@ -26,6 +29,15 @@ LICENSE = "cc-by-4.0"
 MESSAGE = "Upload a LinFusion checkpoint with linzoo"
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 CHECK = "linzoo.hub.push.check_loads"
+ADAPTER = {
+    "config.json",
+    "diffusion_pytorch_model.safetensors",
+    "linzoo.lock.json",
+    "README.md",
+    ".gitattributes",
+}
+"""The files of a repository with a pushed adapter."""
+WRITES = ("POST", "PUT", "DELETE")
 
 
 @pytest.fixture(name="registry", scope="session")
@@ -123,3 +135,32 @@ def _push(
     """Pushes without the fresh process behind it, whose own tests are in ``test_fresh.py``."""
     monkeypatch.setattr(CHECK, lambda question, page: None)
     return make_pusher(tmp_path, hub, registry, quick_report)
+
+
+def writes(hub: FakeHub, start: int = 0) -> list[str]:
+    return [f"{each.method} {each.path}" for each in hub.requests[start:] if each.method in WRITES]
+
+
+def commits(repo: str = REPO, revision: str | None = None) -> list[str]:
+    return [each.title for each in HfApi().list_repo_commits(repo, revision=revision)]
+
+
+def refuse(
+    push: Pusher, hub: FakeHub, match: str, kind: type[Exception] = CheckpointError, **options: Any
+) -> None:
+    """Whatever is refused sends nothing."""
+    start = len(hub.requests)
+    with pytest.raises(kind, match=match):
+        push(**options)
+    assert writes(hub, start) == []
+    assert hub.head(REPO) is None
+
+
+class Told(Progress):
+    """Progress that is kept."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def say(self, text: str) -> None:
+        self.lines.append(text)

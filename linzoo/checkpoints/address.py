@@ -7,7 +7,6 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
 from urllib.parse import quote, unquote, urlsplit
 
 from linzoo.errors import CheckpointError
@@ -20,11 +19,11 @@ MODEL_SUFFIXES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
 
 _REPO = r"(?P<repo>[\w-][\w.-]*/[\w-][\w.-]*)"
 _NAME = re.compile(rf"{_REPO}(?:@(?P<revision>[\w.%~-]+(?:/[\w.%~-]+)*))?")
-_REVISION = r"(?P<revision>refs/\w+/\w+|[^/@]+)"  # before a file its slashes are quoted
+_PULL_REQUEST = r"refs/\w+/\w+"
+_REVISION = rf"(?P<revision>{_PULL_REQUEST}|[^/@]+)"  # before a file its slashes are quoted
 _FILE = rf"(?P<file>.+(?i:{'|'.join(map(re.escape, MODEL_SUFFIXES))}))"
 _INSIDE = re.compile(rf"{_REPO}(?:@{_REVISION})?/{_FILE}")
 _PAGE = re.compile(rf"/{_REPO}(?:/(?:tree|blob|resolve)/{_REVISION}(?:/{_FILE})?)?/?")
-_PULL_REQUEST = re.compile(r"refs/\w+/\w+")
 
 
 @dataclass(frozen=True)
@@ -51,9 +50,20 @@ class HubAddress:
         if text.startswith(_WEB):
             return _of_page(text)
         name = text.removeprefix(SCHEME)
-        found = (_INSIDE.fullmatch(name) or _NAME.fullmatch(name) or _no_address(text)).groupdict()
+        match = _INSIDE.fullmatch(name) or _NAME.fullmatch(name)
+        if match is None:
+            raise CheckpointError(
+                f"{text}: not of the form {SCHEME}user/repo, {SCHEME}user/repo@revision or"
+                f" {SCHEME}user/repo@revision/model.safetensors (files: {', '.join(MODEL_SUFFIXES)})"
+            )
+        found = match.groupdict()
         revision = found["revision"]
         return cls(found["repo"], revision and unquote(revision), found.get("file"))
+
+    @property
+    def repository(self) -> HubAddress:
+        """The repository at that revision, whatever of it is meant."""
+        return HubAddress(self.repo, self.revision)
 
     def whole(self) -> HubAddress:
         """The address itself, where a whole repository is meant.
@@ -63,15 +73,20 @@ class HubAddress:
         """
         if self.file is not None:
             raise CheckpointError(
-                f"{self}: one file, where a whole repository is meant; name {HubAddress(self.repo, self.revision)}"
+                f"{self}: one file, where a whole repository is meant; name {self.repository}"
             )
         return self
 
     def __str__(self) -> str:
         revision, file = self.revision or "", self.file
-        plain = file is None or _PULL_REQUEST.fullmatch(revision)
+        plain = file is None or re.fullmatch(_PULL_REQUEST, revision)
         revision = quote(revision, safe="/" if plain else "")
         return SCHEME + self.repo + (f"@{revision}" if revision else "") + (f"/{file}" if file else "")
+
+
+def is_address(text: str) -> bool:
+    """Whether a text is by its beginning an address, well-formed or not, and nothing on this machine."""
+    return text.startswith((SCHEME, *_WEB))
 
 
 def on_hub(text: str | Path) -> HubAddress | None:
@@ -86,7 +101,7 @@ def on_hub(text: str | Path) -> HubAddress | None:
     if not isinstance(text, str):
         return None
     bare = _NAME.fullmatch(text) and not text.lower().endswith(MODEL_SUFFIXES) and not _is_here(text)
-    return HubAddress.parse(text) if bare or _says_so(text) else None
+    return HubAddress.parse(text) if bare or is_address(text) else None
 
 
 def name_of(text: str | Path) -> str:
@@ -105,20 +120,9 @@ def no_folder_either(text: str | Path) -> Iterator[None]:
     try:
         yield
     except CheckpointError as error:
-        if _says_so(str(text)) or on_hub(text) is None or not _is_no(error.__cause__):
+        if is_address(str(text)) or on_hub(text) is None or not _is_no(error.__cause__):
             raise
         raise CheckpointError(f"{error}\n  Nor is there a file or folder {text} on this machine.") from error
-
-
-def _no_address(text: str) -> NoReturn:
-    raise CheckpointError(
-        f"{text}: not of the form {SCHEME}user/repo, {SCHEME}user/repo@revision or {SCHEME}user/repo@revision/model.safetensors"
-        f" (files: {', '.join(MODEL_SUFFIXES)})"
-    )
-
-
-def _says_so(text: str) -> bool:
-    return text.startswith((SCHEME, *_WEB))
 
 
 def _is_here(text: str) -> bool:

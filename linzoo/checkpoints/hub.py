@@ -12,12 +12,7 @@ from typing import TYPE_CHECKING
 
 from linzoo.checkpoints.address import HubAddress
 from linzoo.checkpoints.digest import Digest
-from linzoo.checkpoints.folder import (
-    PIPELINE_CONFIG,
-    pick_weights,
-    read_json,
-    shards_of,
-)
+from linzoo.checkpoints.folder import PIPELINE_CONFIG, pick_weights, read_json, shards_of
 from linzoo.checkpoints.hub_errors import hub_errors
 from linzoo.checkpoints.remote import SHA256, HubFile
 from linzoo.checkpoints.remote_tensors import RemoteTensors
@@ -161,10 +156,10 @@ def _list_files(address: HubAddress) -> tuple[dict[str, Digest | None], str]:
     from huggingface_hub import HfApi
 
     if _offline():
-        folder = _download(HubAddress(address.repo, address.revision), ())
+        folder = _download(address.repository, ())
         names = sorted(each.relative_to(folder).as_posix() for each in folder.rglob("*") if each.is_file())
         return dict.fromkeys(names), folder.name
-    with hub_errors(str(HubAddress(address.repo, address.revision))):
+    with hub_errors(str(address.repository)):
         # The client notes in its cache what the revision is, which is all that says so without a network.
         commit = HfApi().resolve_revision(address.repo, revision=address.revision).resolved
         info = HfApi().model_info(address.repo, revision=commit, files_metadata=True)

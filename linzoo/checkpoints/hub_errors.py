@@ -90,9 +90,8 @@ def _advice(error: Exception, cached: bool) -> str:
     status = _status(error)
     if status == 401 and os.environ.get("HF_TOKEN") and not of_storage(error):
         return _TOKEN
-    if status in _ADVICE and not (
-        status == 400 and of_storage(error)
-    ):  # S3's says that a request took too long
+    too_slow = status == 400 and of_storage(error)  # as S3 says of a request that took too long
+    if status in _ADVICE and not too_slow:
         return _ADVICE[status]
     if status is not None and status >= 500:
         return (

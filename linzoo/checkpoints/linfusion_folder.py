@@ -34,7 +34,7 @@ def open_linfusion(
     """
     address = on_hub(spec)
     if address is not None and address.file is not None:
-        raise _one_file(address, HubAddress(address.repo, address.revision))
+        raise _one_file(address, address.repository)
     if address is None and _is_run(Path(spec)):
         raise CheckpointError(
             f"{spec}: the folder of a distillation; its checkpoint is {Path(spec) / _RESULT}"

@@ -108,7 +108,7 @@ def generate(
     check_target(out, page=compare)
     opened = None
     if linfusion is not None and linfusion != "auto":  # looked at before the teacher is fetched
-        opened, _ = open_linfusion(linfusion, registry=state.registry)
+        opened, _ = open_linfusion(linfusion, registry=state.registry, fetch_weights=False)
     found = inspect(source, registry=state.registry, variant=variant, prediction_type=prediction_type)
     if size is None and found.native_size:
         size = found.native_size, found.native_size

@@ -153,7 +153,7 @@ def _row(listed: Listed) -> tuple[str, ...]:
         entry.variant,
         entry.base or "-",
         ", ".join(entry.mixers),
-        entry.kd,
+        entry.kd_in_words,
         entry.license or "-",
         "-" if entry.bytes is None else f"{entry.bytes / 1e6:,.1f} MB",
         listed.index,

@@ -78,7 +78,8 @@ def distill(
     gives the same bytes on a CPU, in one go or with interruptions.
 
     Args:
-        checkpoint: the LinFusion checkpoint to start from: what ``linzoo.convert`` wrote, or ``user/repo[@rev]`` on the Hub. It is read only.
+        checkpoint: the LinFusion checkpoint to start from: what ``linzoo.convert`` wrote, or ``user/repo[@rev]`` on the Hub. It
+            is read only.
         teacher: the model that it learns from: a diffusers folder, a ``.safetensors`` or ``.ckpt`` file,
             ``hf://repo[@rev][/file]`` or a registered name.
         out: the folder of the run; see docs/distill.md for what is in it.

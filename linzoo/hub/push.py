@@ -130,12 +130,7 @@ def push(
     settled = settle(found, declared)
     require_agreement(settled, target.card, target.repo)
     pictures = None if report is None else Path(report)
-    document = None if pictures is None else read_report(pictures, lock)
-    if document is None or not has_quick(document, registry):
-        quick = run_quick(opened, source.spec, lock, registry=registry, progress=progress)
-        require_passed(quick, opened.spec)
-        document = document or quick
-    require_passed(document, opened.spec)
+    document = _validated(opened, lock, source.spec, pictures, registry, progress)
     if not is_distilled(lock):
         progress.say(
             f"note: {opened.spec} was never distilled, and draws worse than its teacher; the card says so"
@@ -160,18 +155,23 @@ def push(
         planned = PushResult(target.repo, settled, staged.sizes, upload.stale, tuple(upload.requests()), None)
         if dry_run:
             return planned
-        with _interruption_told(
-            progress, "nothing is committed yet; the same command goes on from what has arrived"
-        ):
-            sent = upload.send()
-        page = sent.pull_request or sent.url
-        with (
-            _interruption_told(progress, f"{page} is published; the same command checks again that it loads"),
-            progress.task("loading it from the Hub in a fresh process", 1) as told,
-        ):
-            check_loads(publication.question(Path(folder), sent.commit), page)
-            told(1, {})
-        return replace(planned, sent=sent)
+        return replace(planned, sent=_send(upload, publication, Path(folder), progress))
+
+
+def _send(upload: Upload, publication: Publication, folder: Path, progress: Progress) -> Sent:
+    """Commit what is staged in the folder, and have a fresh process load it."""
+    with _interruption_told(
+        progress, "nothing is committed yet; the same command goes on from what has arrived"
+    ):
+        sent = upload.send()
+    page = sent.pull_request or sent.url
+    with (
+        _interruption_told(progress, f"{page} is published; the same command checks again that it loads"),
+        progress.task("loading it from the Hub in a fresh process", 1) as told,
+    ):
+        check_loads(publication.question(folder, sent.commit), page)
+        told(1, {})
+    return sent
 
 
 @contextmanager
@@ -218,6 +218,24 @@ def _open(
             f"{opened.path}: {', '.join(changed)} changed since linzoo wrote it; convert or distil it again"
         )
     return opened, config, lock
+
+
+def _validated(
+    opened: Checkpoint,
+    lock: Mapping[str, Any],
+    teacher: str,
+    report: Path | None,
+    registry: Registry,
+    progress: Progress,
+) -> Mapping[str, Any]:
+    """The report that the card shows; it and the suite ``quick`` must have passed."""
+    document = None if report is None else read_report(report, lock)
+    if document is None or not has_quick(document, registry):
+        quick = run_quick(opened, teacher, lock, registry=registry, progress=progress)
+        require_passed(quick, opened.spec)
+        document = document or quick
+    require_passed(document, opened.spec)
+    return document
 
 
 def _replaced(target: Target, lock: Mapping[str, Any], registry: Registry) -> str:

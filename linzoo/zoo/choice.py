@@ -88,13 +88,16 @@ def _best(usable: Sequence[Listed], live: LiveUNet) -> Choice:
     lowest = min(each.entry.closeness for each in closest)
     best = [each for each in closest if each.entry.closeness == lowest]
     if len(best) > 1:
-        lines = (f"  {each.entry.checkpoint}: for {_base(each.entry)}, kd {each.entry.kd}" for each in best)
+        lines = (
+            f"  {each.entry.checkpoint}: for {_base(each.entry)}, kd {each.entry.kd_in_words}"
+            for each in best
+        )
         raise UndecidedError(
             "\n".join(["several LinFusion checkpoints would do as well:", *lines, "name one of them"])
         )
     (chosen,) = best
     why = (
-        f"{chosen.entry.checkpoint} ({chosen.index}): {_relation(chosen.entry, live)}; kd {chosen.entry.kd}"
+        f"{chosen.entry.checkpoint} ({chosen.index}): {_relation(chosen.entry, live)}; kd {chosen.entry.kd_in_words}"
         f"{_among(chosen.entry, closest)}"
     )
     sure = Kinship.SAME_NAME if _unknown(chosen.entry, live) else Kinship.SAME_WEIGHTS

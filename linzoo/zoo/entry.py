@@ -100,12 +100,14 @@ class ZooEntry(Spec):
 
         The two are of other samples at other timesteps, and are not compared with one another.
         """
-        known = [name for name in (KD, DISTILLATION_KD) if name in self.measures]
-        return (2, 0.0) if not known else ((KD, DISTILLATION_KD).index(known[0]), self.measures[known[0]])
+        for rank, name in enumerate((KD, DISTILLATION_KD)):
+            if name in self.measures:
+                return rank, self.measures[name]
+        return 2, 0.0
 
     @property
-    def kd(self) -> str:
-        """Its KD in words."""
+    def kd_in_words(self) -> str:
+        """Its KD, and what measured it."""
         if KD in self.measures:
             return f"{self.measures[KD]:.4g}"
         if DISTILLATION_KD in self.measures:

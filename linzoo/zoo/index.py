@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from linzoo.checkpoints.address import SCHEME, HubAddress
+from linzoo.checkpoints.address import SCHEME, HubAddress, is_address
 from linzoo.checkpoints.folder import read_json
 from linzoo.checkpoints.hub_errors import hub_errors
 from linzoo.checkpoints.lock import encode_json
@@ -54,7 +54,7 @@ def dataset_of(where: str | Path) -> HubAddress | None:
         ZooError: it begins as one on the Hub does, and is none.
     """
     text = str(where)
-    if not text.startswith((SCHEME, "https://", "http://")):
+    if not is_address(text):
         return None
     with contextlib.suppress(CheckpointError):
         if text.startswith(DATASETS):

@@ -116,11 +116,13 @@ class TestTutorial:
             assert "bk-sdm-small" in done.stdout
 
     def test_its_own_test_passes(self, installed: Path, files: dict[str, str]) -> None:
+        assert "\n    assert " in files["test_bksdm.py"]  # a test that a reader copies can fail
         scope: dict[str, Callable[[], None]] = {}
         exec(files["test_bksdm.py"], scope)
         scope["test_declarations"]()
 
     def test_its_test_against_a_hub_passes(self, files: dict[str, str], tmp_path: Path) -> None:
+        assert "    assert " in files["test_download.py"]
         scope: dict[str, Callable[[Path], None]] = {}
         exec(files["test_download.py"], scope)
         scope["test_it_survives_a_cut"](tmp_path)

@@ -145,7 +145,7 @@ def commits(repo: str = REPO, revision: str | None = None) -> list[str]:
     return [each.title for each in HfApi().list_repo_commits(repo, revision=revision)]
 
 
-def refuse(
+def assert_refused(
     push: Pusher, hub: FakeHub, match: str, kind: type[Exception] = CheckpointError, **options: Any
 ) -> None:
     """Whatever is refused sends nothing."""

@@ -341,7 +341,7 @@ def test_the_snippet_draws_as_it_stands(hub: FakeHub, tmp_path: Path, format: st
         )
         folder = tmp_path / "made"
     commit = put_teacher(hub)
-    draw_by_snippet(hub, tmp_path, folder, base_commit=commit, format=format)
+    assert drawn_by_snippet(hub, tmp_path, folder, base_commit=commit, format=format).size == (128, 128)
 
 
 @pytest.mark.slow
@@ -357,10 +357,12 @@ def test_the_snippet_opens_a_teacher_that_is_one_file_of_several(hub: FakeHub, t
     commit = hub.put("artist/emoji", {file: tmp_path / "mini.safetensors", "other.safetensors": b""})
     source = {"repo": "hf://artist/emoji", "commit": commit, "file": file, "layout": "ldm"}
     lock = lock_of(**source, files={"mini.safetensors": {"bytes": 1, "sha256": "d" * 64}})
-    draw_by_snippet(hub, tmp_path, open_source("mini-linfusion").path, base_commit=commit, lock=lock)
+    folder = open_source("mini-linfusion").path
+    assert drawn_by_snippet(hub, tmp_path, folder, base_commit=commit, lock=lock).size == (128, 128)
 
 
-def draw_by_snippet(hub: FakeHub, tmp_path: Path, folder: Path, **changes: Any) -> None:
+def drawn_by_snippet(hub: FakeHub, tmp_path: Path, folder: Path, **changes: Any) -> Image.Image:
+    """The picture that the card's snippet draws in a fresh process."""
     files: dict[str, bytes | Path] = {
         path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()
     }
@@ -376,4 +378,4 @@ def draw_by_snippet(hub: FakeHub, tmp_path: Path, folder: Path, **changes: Any) 
     )
     assert done.returncode == 0, done.stderr
     with Image.open(tmp_path / "picture.png") as picture:
-        assert picture.size == (128, 128)
+        return picture.copy()

@@ -15,9 +15,9 @@ from pushing import (
     TEACHER,
     Pusher,
     Told,
+    assert_refused,
     checkpoint_of,
     put_teacher,
-    refuse,
     write_report,
 )
 
@@ -32,16 +32,18 @@ def test_what_validation_fails_is_not_published(hub: FakeHub, push: Pusher) -> N
     fallen = {**report["measures"][0], "verdict": "failed", "culprits": ["down_blocks.0"]}
     report |= {"verdict": "failed", "measures": [fallen, *report["measures"][1:]]}
     (push.report / "report.json").write_text(json.dumps(report))
-    refuse(push, hub, rf"(?s)fails 1 of \d+ measures.*{fallen['name']}: down_blocks.0.*linzoo validate")
+    assert_refused(
+        push, hub, rf"(?s)fails 1 of \d+ measures.*{fallen['name']}: down_blocks.0.*linzoo validate"
+    )
 
 
 def test_a_report_of_another_checkpoint_does_not_count(hub: FakeHub, push: Pusher) -> None:
     report = json.loads((push.report / "report.json").read_text())
     report["lock"]["outputs"]["config.json"]["sha256"] = "0" * 64
     (push.report / "report.json").write_text(json.dumps(report))
-    refuse(push, hub, "a report of another checkpoint")
+    assert_refused(push, hub, "a report of another checkpoint")
     (push.report / "report.json").unlink()
-    refuse(push, hub, "holds no report.json")
+    assert_refused(push, hub, "holds no report.json")
 
 
 def test_a_bar_that_the_user_has_loosened_does_not_open_the_gate(
@@ -55,10 +57,10 @@ def test_a_bar_that_the_user_has_loosened_does_not_open_the_gate(
     ]
     for measures in (loose, [], report["measures"][1:]):
         (push.report / "report.json").write_text(json.dumps({**report, "measures": measures}))
-        refuse(push, hub, "is not published")
+        assert_refused(push, hub, "is not published")
     for damaged in ({**report, "measures": None}, {**report, "measures": [{}]}, {"lock": report["lock"]}):
         (push.report / "report.json").write_text(json.dumps(damaged))
-        refuse(push, hub, "no report of linzoo, or a damaged one")
+        assert_refused(push, hub, "no report of linzoo, or a damaged one")
 
 
 def test_without_a_report_the_quick_suite_decides(
@@ -71,9 +73,9 @@ def test_without_a_report_the_quick_suite_decides(
         return {**quick_report, "verdict": "failed"}
 
     monkeypatch.setattr("linzoo.hub.push.run_quick", run)
-    refuse(push, hub, "is not published", report=None)
+    assert_refused(push, hub, "is not published", report=None)
     assert asked == [(push.checkpoint, f"hf://{TEACHER}@{hub.head(TEACHER)}")]
-    refuse(push, hub, "is not published", report=None, teacher="mini")
+    assert_refused(push, hub, "is not published", report=None, teacher="mini")
     assert asked[1][1] == "mini"
 
 
@@ -81,7 +83,7 @@ def test_a_licence_that_nothing_tells_is_not_assumed(hub: FakeHub, push: Pusher)
     put_teacher(hub, license=None)
     shutil.rmtree(push.checkpoint)
     checkpoint_of(push.checkpoint, hub.head(TEACHER))
-    refuse(
+    assert_refused(
         push,
         hub,
         rf"(?s)the licence is unknown.*the card of {TEACHER} at commit {str(hub.head(TEACHER))[:7]}",
@@ -139,7 +141,9 @@ def test_the_licence_of_the_model_that_stands_in_for_the_teacher_counts(
 
 @pytest.mark.parametrize("format", ["adapter", "pipeline"])
 def test_another_model_does_not_stand_in_for_the_teacher(hub: FakeHub, push: Pusher, format: str) -> None:
-    refuse(push, hub, "mini-3d: not the model that this checkpoint is for", teacher="mini-3d", format=format)
+    assert_refused(
+        push, hub, "mini-3d: not the model that this checkpoint is for", teacher="mini-3d", format=format
+    )
 
 
 def test_a_licence_file_that_the_teacher_s_card_links_to(hub: FakeHub, push: Pusher) -> None:
@@ -184,18 +188,20 @@ def test_a_base_model_goes_with_the_push_that_named_it(hub: FakeHub, push: Pushe
 def test_a_local_teacher_is_asked_for(hub: FakeHub, push: Pusher) -> None:
     shutil.rmtree(push.checkpoint)
     checkpoint_of(push.checkpoint, None)
-    refuse(push, hub, r"the teacher was a local file \(unet/config.json.*--teacher SOURCE", UsageError)
-    refuse(push, hub, "the licence is unknown", teacher="mini")
+    assert_refused(
+        push, hub, r"the teacher was a local file \(unet/config.json.*--teacher SOURCE", UsageError
+    )
+    assert_refused(push, hub, "the licence is unknown", teacher="mini")
 
 
 def test_a_checkpoint_that_changed_or_that_linzoo_did_not_make(hub: FakeHub, push: Pusher) -> None:
     config = push.checkpoint / "config.json"
     text = config.read_text()
     config.write_text(text + " ")
-    refuse(push, hub, "config.json changed since linzoo wrote it")
+    assert_refused(push, hub, "config.json changed since linzoo wrote it")
     config.write_text(text)
     (push.checkpoint / "linzoo.lock.json").unlink()
-    refuse(push, hub, "has no lock file")
+    assert_refused(push, hub, "has no lock file")
 
 
 def test_a_plugin_can_stop_it(hub: FakeHub, push: Pusher, tmp_path: Path) -> None:
@@ -207,7 +213,7 @@ def test_a_plugin_can_stop_it(hub: FakeHub, push: Pusher, tmp_path: Path) -> Non
         "    raise Veto(f'{plan.repo} {plan.license} {plan.private} {len(plan.files)} {plan.variant.id}')\n"
     )
     push.registry = build_registry(entry_points=False, paths=(plugin,))
-    refuse(
+    assert_refused(
         push,
         hub,
         f"legal stops the push to '{REPO}': {REPO} {LICENSE} True 4 mini",
@@ -260,8 +266,10 @@ def test_folders_that_are_often_taken_for_a_checkpoint(hub: FakeHub, push: Pushe
     shutil.copytree(push.checkpoint, run / "linfusion")
     checkpoint = push.checkpoint
     push.checkpoint = run
-    refuse(push, hub, f"run: the folder of a distillation; its checkpoint is {run / 'linfusion'}")
+    assert_refused(push, hub, f"run: the folder of a distillation; its checkpoint is {run / 'linfusion'}")
     push.checkpoint = Path("mini")
-    refuse(push, hub, "mini: a model and not a LinFusion checkpoint; 'linzoo convert mini OUT' makes one")
+    assert_refused(
+        push, hub, "mini: a model and not a LinFusion checkpoint; 'linzoo convert mini OUT' makes one"
+    )
     push.checkpoint, push.report = checkpoint, tmp_path
-    refuse(push, hub, "holds no report.json; name the folder that 'linzoo validate --report' wrote")
+    assert_refused(push, hub, "holds no report.json; name the folder that 'linzoo validate --report' wrote")

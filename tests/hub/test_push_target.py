@@ -14,8 +14,8 @@ from pushing import (
     REPO,
     WEIGHTS,
     Pusher,
+    assert_refused,
     commits,
-    refuse,
     writes,
 )
 
@@ -135,12 +135,12 @@ def test_a_damaged_file_of_the_repository_is_named(
 
 def test_who_may_not_write(hub: FakeHub, push: Pusher, tmp_path: Path) -> None:
     with hub.client(tmp_path / "reader", token=hub.read_token):
-        refuse(push, hub, "your token may only read")
-        refuse(push, hub, "your token may only read", pr=True)
+        assert_refused(push, hub, "your token may only read")
+        assert_refused(push, hub, "your token may only read", pr=True)
     with hub.client(tmp_path / "nobody", token=None):
-        refuse(push, hub, "the Hub wants a login")
+        assert_refused(push, hub, "the Hub wants a login")
     with hub.client(tmp_path / "wrong", token="hf_wrong"):
-        refuse(push, hub, "the Hub refuses the token in HF_TOKEN, which goes before")
+        assert_refused(push, hub, "the Hub refuses the token in HF_TOKEN, which goes before")
     hub.put("somebody/else", {"notes.txt": b"theirs"})
     with pytest.raises(CheckpointError, match="somebody/nothing: there is no such repository, and you"):
         push("somebody/nothing")
@@ -167,14 +167,14 @@ def test_a_pull_request_needs_no_right_to_write(hub: FakeHub, push: Pusher) -> N
 
 def test_offline(hub: FakeHub, push: Pusher, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    refuse(push, hub, "nothing can be pushed offline; unset HF_HUB_OFFLINE")
+    assert_refused(push, hub, "nothing can be pushed offline; unset HF_HUB_OFFLINE")
 
 
 def test_options_that_do_not_go_together(hub: FakeHub, push: Pusher) -> None:
-    refuse(push, hub, "leave out --revision", UsageError, pr=True, revision="main")
-    refuse(push, hub, "no format 'zip'", UsageError, format="zip")
-    refuse(push, hub, "leave out --pr to make it", pr=True)
-    refuse(push, hub, "holds nothing", UsageError, max_shard_bytes=0)
+    assert_refused(push, hub, "leave out --revision", UsageError, pr=True, revision="main")
+    assert_refused(push, hub, "no format 'zip'", UsageError, format="zip")
+    assert_refused(push, hub, "leave out --pr to make it", pr=True)
+    assert_refused(push, hub, "holds nothing", UsageError, max_shard_bytes=0)
 
 
 @pytest.mark.parametrize(

@@ -338,4 +338,4 @@ def test_what_was_pushed_is_as_its_lock_file_says_and_can_be_listed(
     entry = read_published(HubAddress(REPO), registry)
     assert (entry.commit, entry.format, entry.base) == (hub.head(REPO), format, "artist/emoji")
     assert (entry.base_hash, entry.license) == ("cff95565d8ee50dc", "cc-by-4.0")
-    assert entry.kd == "0.006283 in its distillation"
+    assert entry.kd_in_words == "0.006283 in its distillation"

@@ -283,6 +283,15 @@ class TestADataset:
         (pull_request,) = hub.pull_requests(DATASET, "dataset")
         return list(open_index(f"{INDEX}@{pull_request.revision}").entries)
 
+    def statuses(self, hub: FakeHub) -> list[str]:
+        return [each.status for each in hub.pull_requests(DATASET, "dataset")]
+
+    def overtake(self, hub: FakeHub) -> tuple[ZooEntry, ...]:
+        """Change the index at the place of an open proposal; returns what it holds then."""
+        entries = make_entry("user/a"), make_entry("user/zzz")
+        hub.put(DATASET, {INDEX_NAME: encode_index(Index("", entries))}, repo_type="dataset")
+        return entries
+
     def test_a_pull_request_is_opened_and_main_stays(
         self, hub: FakeHub, dataset: str, expected: ZooEntry, zoo: Registry
     ) -> None:
@@ -311,45 +320,42 @@ class TestADataset:
         first = add(REPO, [INDEX], zoo)
         if not mine:
             monkeypatch.setattr(HfApi, "whoami", lambda _: {"name": "friend"})
-        overtaking = Index("", (make_entry("user/a"), make_entry("user/zzz")))
-        hub.put(DATASET, {INDEX_NAME: encode_index(overtaking)}, repo_type="dataset")
+        overtaking = self.overtake(hub)
         again = add(REPO, [INDEX], zoo)
         assert again.outcome == "proposed"
         assert again.pull_request != first.pull_request
         old, new = hub.pull_requests(DATASET, "dataset")
         assert (old.status, new.status) == ("closed" if mine else "open", "open")
         entries = open_index(f"{INDEX}@{new.revision}").entries
-        assert entries == (expected, *overtaking.entries)
+        assert entries == (expected, *overtaking)
         assert add(REPO, [INDEX], zoo).pull_request == again.pull_request
 
     def test_an_overtaken_pull_request_stays_open_until_there_is_another(
         self, hub: FakeHub, expected: ZooEntry, zoo: Registry
     ) -> None:
         add(REPO, [INDEX], zoo)
-        overtaking = Index("", (make_entry("user/a"), make_entry("user/zzz")))
-        hub.put(DATASET, {INDEX_NAME: encode_index(overtaking)}, repo_type="dataset")
+        self.overtake(hub)
         hub.inject(Fault("status", method="POST", path="/commit/", status=500, times=99))
         with pytest.raises(CheckpointError, match="the Hub has trouble of its own"):
             add(REPO, [INDEX], zoo)
         hub.clear_faults()
-        assert [each.status for each in hub.pull_requests(DATASET, "dataset")] == ["open"]
+        assert self.statuses(hub) == ["open"]
         assert add(REPO, [INDEX], zoo).outcome == "proposed"
-        assert [each.status for each in hub.pull_requests(DATASET, "dataset")] == ["closed", "open"]
+        assert self.statuses(hub) == ["closed", "open"]
 
     def test_what_could_not_be_closed_is_closed_by_the_next_run(
         self, hub: FakeHub, expected: ZooEntry, zoo: Registry
     ) -> None:
         add(REPO, [INDEX], zoo)
-        overtaking = Index("", (make_entry("user/a"), make_entry("user/zzz")))
-        hub.put(DATASET, {INDEX_NAME: encode_index(overtaking)}, repo_type="dataset")
+        self.overtake(hub)
         hub.inject(Fault("status", method="POST", path="/status", status=403, times=99))
         second = add(REPO, [INDEX], zoo)
         assert second.outcome == "proposed"
-        assert [each.status for each in hub.pull_requests(DATASET, "dataset")] == ["open", "open"]
+        assert self.statuses(hub) == ["open", "open"]
         hub.clear_faults()
         third = add(REPO, [INDEX], zoo)
         assert (third.outcome, third.pull_request) == ("pending", second.pull_request)
-        assert [each.status for each in hub.pull_requests(DATASET, "dataset")] == ["closed", "open"]
+        assert self.statuses(hub) == ["closed", "open"]
 
     def test_a_private_repository_is_kept_out_of_a_public_index(
         self, hub: FakeHub, expected: ZooEntry, zoo: Registry

@@ -31,7 +31,11 @@ def test_the_built_in_index_is_what_variants_declare(registry: Registry) -> None
         "mini-full",
         "mini",
     )
-    assert (mini.license, mini.bytes, mini.kd) == ("apache-2.0", 766_304, "0.006283 in its distillation")
+    assert (mini.license, mini.bytes, mini.kd_in_words) == (
+        "apache-2.0",
+        766_304,
+        "0.006283 in its distillation",
+    )
     assert (published.base, published.variant) == ("runwayml/stable-diffusion-v1-5", "sd15")
     assert (published.commit, published.base_hash, published.license, published.bytes) == (
         None,

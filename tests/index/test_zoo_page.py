@@ -47,5 +47,5 @@ def test_why_mini_is_given_its_own_weights() -> None:
     (why,) = re.findall(r"handle\.why  # '(.*)'", PAGE)
     assert why == (
         f"{mini.entry.checkpoint} ({mini.index}): made for exactly these weights (base hash {mini.entry.base_hash});"
-        f" kd {mini.entry.kd}"
+        f" kd {mini.entry.kd_in_words}"
     )
